@@ -4,13 +4,13 @@
       cycle.json       CycleRequest: champion, data and decision that the cycle began with
       prepare.json     one StepRecord beside each step's output; only complete ones ever exist
       data/ adapter/ checkpoints/ scores.parquet ...
+      failed.json      why it cannot go on as it is; removed when the same cycle is begun again
       outcome.json     CycleSummary, written last: the cycle is over
 
 A step whose record exists and was made from the same inputs is not run again. That is all that
 resume is.
 """
 
-import json
 import os
 import tempfile
 import time
@@ -43,6 +43,11 @@ class StepRecord(Record):
     started_at: str
     seconds: float
     output: dict[str, Any]
+
+
+class Failure(Record):
+    message: str
+    at: str
 
 
 def now() -> str:
@@ -115,7 +120,9 @@ class CycleDir:
 
     # ------------------------------------------------------------ request and outcome
 
-    def write_request(self, request: CycleRequest) -> None:
+    def begin(self, request: CycleRequest) -> None:
+        """Write what the cycle is asked to do; steps that finished in an earlier try stay valid."""
+        (self.path / "failed.json").unlink(missing_ok=True)
         write_record(self.path / "cycle.json", request)
 
     def request(self) -> CycleRequest:
@@ -127,6 +134,17 @@ class CycleDir:
     def outcome(self) -> CycleSummary | None:
         path = self.path / "outcome.json"
         return read_record(path, CycleSummary) if path.exists() else None
+
+    def note_failure(self, message: str) -> None:
+        write_record(self.path / "failed.json", Failure(message=message, at=now()))
+
+    def failure(self) -> str | None:
+        path = self.path / "failed.json"
+        return read_record(path, Failure).message if path.exists() else None
+
+    def is_unfinished(self) -> bool:
+        """Worth continuing: neither over nor stopped by something that running on cannot mend."""
+        return self.outcome() is None and self.failure() is None
 
     # ------------------------------------------------------------ steps
 
@@ -191,10 +209,6 @@ class WorkDir:
         found = [CycleDir(p.parent) for p in folder.glob("*/cycle.json")] if folder.is_dir() else []
         return sorted(found, key=lambda cycle: cycle.request().created_at)
 
-    def unfinished(self) -> CycleDir | None:
-        """The newest cycle without an outcome."""
-        return next((c for c in reversed(self.cycles()) if c.outcome() is None), None)
-
     def cycle(self, cycle_id: str) -> CycleDir:
         return CycleDir(self.path / "cycles" / cycle_id)
 
@@ -213,7 +227,3 @@ class WorkDir:
                     "one its own work_dir."
                 ) from None
             yield
-
-
-def dump_json(value: Any) -> str:
-    return json.dumps(value, indent=2, sort_keys=False, default=str)

@@ -1,4 +1,4 @@
-"""What travels between the steps: frozen models, without I/O and without behaviour.
+"""What travels between the steps: frozen models, without I/O.
 
 Times are UTC in ISO 8601, revisions are full commit shas, digests are sha256 in hex.
 """
@@ -111,6 +111,10 @@ class TriggerDecision(Record):
     reasons: tuple[TriggerReason, ...]
     """Every rule, for and against."""
     checked_at: str
+
+    def __bool__(self) -> bool:
+        """`if check_for_retraining_trigger(): ...` means what it says."""
+        return self.should_train
 
 
 # ---------------------------------------------------------------- prepare
@@ -259,6 +263,10 @@ class GateDecision(Record):
     champion_digest: str | None
     scores_digest: str
     damaged_items: tuple[DamagedItem, ...] = ()
+
+    def __bool__(self) -> bool:
+        """`if validate_new_model(...): deploy()` means what it says: only a promotion is true."""
+        return self.verdict == "promote"
 
 
 # ---------------------------------------------------------------- promote, ledger

@@ -1,0 +1,162 @@
+"""The loop: watch ─▶ prepare ─▶ train ─▶ evaluate ─▶ gate ─▶ promote.
+
+`run_cycle` is the whole of it; the rest of the file decides which cycle it goes through.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ct_llm import __version__
+from ct_llm.config import CTConfig, Suite
+from ct_llm.cycle import Cycle, Progress, Tell
+from ct_llm.cycle_dir import WorkDir, now
+from ct_llm.digests import fingerprint
+from ct_llm.errors import ConfigError, InputError
+from ct_llm.hub.client import hub_api
+from ct_llm.records import (
+    CycleRequest,
+    CycleSummary,
+    GateDecision,
+    PromotionRecord,
+    TriggerDecision,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from ct_llm.hub.adapter_repo import AdapterHead
+
+
+@dataclass(frozen=True)
+class CycleResult:
+    outcome: Literal["promoted", "rejected", "inconclusive", "nothing_to_do"]
+    trigger: TriggerDecision
+    cycle_dir: Path | None = None
+    decision: GateDecision | None = None
+    promotion: PromotionRecord | None = None
+    summary: CycleSummary | None = None
+
+
+def run_cycle(config: CTConfig, *, force: bool = False, tell: Tell = lambda _: None) -> CycleResult:
+    """One pass of the loop; continues the cycle that a killed process left behind.
+
+    `force` starts a cycle whatever the trigger says. Raises CtError (see errors.py); verdicts are
+    results, not errors.
+    """
+    work = WorkDir(config.work_dir)
+    with work.locked():
+        cycle, trigger = open_cycle(config, work, force=force, tell=tell)
+        if cycle is None:
+            return CycleResult("nothing_to_do", trigger)
+        with cycle.failing_for_good_is_noted():
+            cycle.prepare()
+            cycle.train()
+            cycle.evaluate()
+            decision = cycle.gate()
+            promotion = cycle.promote()
+            summary = cycle.finish()
+        assert summary.outcome != "rolled_back"
+        return CycleResult(summary.outcome, trigger, cycle.dir.path, decision, promotion, summary)
+
+
+# ---------------------------------------------------------------- which cycle
+
+
+def open_cycle(
+    config: CTConfig, work: WorkDir, *, force: bool, tell: Tell
+) -> tuple[Cycle | None, TriggerDecision]:
+    """The unfinished cycle if the champion is still the one it began with, else a new one.
+
+    None when the trigger says that there is not enough to train on.
+    """
+    from ct_llm.evaluate.suite import load_suites
+    from ct_llm.hub.adapter_repo import read_head, settle
+
+    api = hub_api(config.hub)
+    head = read_head(api, config.adapter_repo)
+    settle(api, config.adapter_repo, head)
+    for folder in reversed(work.cycles()):
+        request = folder.request()
+        if folder.is_unfinished() and _still_holds(request, config, head, folder.cycle_id):
+            tell(Progress("watch", f"continuing cycle {folder.cycle_id}", 1.0))
+            return Cycle(config, folder, api, tell), request.decision
+    check_before_training(config, load_suites(config.evaluate))
+
+    request = look(config, api, head)
+    tell(Progress("watch", request.decision.sentence, 1.0))
+    if not (request.decision.should_train or force):
+        return None, request.decision
+    if request.data.num_unseen_rows == 0:
+        raise InputError(
+            "there is no row that the champion has not seen, so there is nothing to train on, "
+            "forced or not. Add rows to the dataset repo first."
+        )
+    folder = work.cycle(request.cycle_id)
+    folder.begin(request)
+    return Cycle(config, folder, api, tell), request.decision
+
+
+def look(config: CTConfig, api: "HfApi", head: "AdapterHead") -> CycleRequest:
+    """The watch step: what is new, is it enough, and the request of the cycle it would start."""
+    from ct_llm.watch.watch import watch
+
+    lineage = head.champion.lineage if head.champion else None
+    attempted = head.last_attempt.datasets if head.last_attempt else ()
+    decision, data = watch(
+        config.watch,
+        config.datasets,
+        api=api,
+        champion=lineage,
+        last_attempt=attempted,
+        now=now(),
+    )
+    # The same champion, history and data make the same id, on any machine: what a lost machine had
+    # already put on the Hub is found again by it.
+    identity = [
+        config.adapter_repo,
+        head.revision,
+        head.last_attempt.cycle_id if head.last_attempt else None,
+        [(dataset.repo, dataset.revision) for dataset in data.datasets],
+    ]
+    return CycleRequest(
+        cycle_id="c" + fingerprint(identity)[:11],
+        created_at=now(),
+        adapter_repo=config.adapter_repo,
+        head_revision=head.revision,
+        champion=head.champion,
+        data=data,
+        decision=decision,
+        ct_llm_version=__version__,
+    )
+
+
+def _still_holds(
+    request: CycleRequest, config: CTConfig, head: "AdapterHead", cycle_id: str
+) -> bool:
+    lineage = head.champion.lineage if head.champion else None
+    own_promotion = lineage is not None and lineage.cycle_id == cycle_id
+    same_data = [d.repo for d in request.data.datasets] == [d.repo for d in config.datasets]
+    same_repo = request.adapter_repo == config.adapter_repo
+    # A repo that was not there may have been made since, by this very cycle; it is still empty.
+    same_head = request.head_revision == head.revision or (
+        request.head_revision is None and head.champion is None
+    )
+    return same_repo and same_data and (own_promotion or same_head)
+
+
+def check_before_training(config: CTConfig, suites: Sequence[Suite]) -> None:
+    """What would only fail after hours of training fails now. Raises ConfigError."""
+    slices = [suite.slice for suite in suites]
+    if config.evaluate.newest.enabled:
+        slices.append("newest")
+        if config.prepare.holdout_fraction == 0:
+            raise ConfigError(
+                "evaluate.newest is enabled, but prepare.holdout_fraction is 0: nothing would be "
+                "held out. Raise it, or set evaluate.newest.enabled: false."
+            )
+    if config.gate.target not in slices:
+        raise ConfigError(
+            f"gate.target: {config.gate.target!r} is none of the slices: {', '.join(slices)}."
+        )
