@@ -5,6 +5,7 @@ Relative paths are relative to the file that names them. Every field's comment b
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -58,6 +59,13 @@ class HubConfig(_Section):
     huggingface.co. The token comes from HF_TOKEN or `hf auth login`, never from this file."""
     private: bool = True
     """An adapter repo that ct_llm creates is private."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", value):
+            raise ValueError("must be http(s)://host[:port], without user or password")
+        return value
 
 
 class WatchConfig(_Section):

@@ -2,6 +2,7 @@
 
     <work_dir>/cycles/<cycle_id>/
       cycle.json       CycleRequest: champion, data and decision that the cycle began with
+      config.json      the resolved config of the last run
       prepare.json     one StepRecord beside each step's output; only complete ones ever exist
       data/ adapter/ checkpoints/ scores.parquet ...
       failed.json      why it cannot go on as it is; removed when the same cycle is begun again
@@ -11,17 +12,19 @@ A step whose record exists and was made from the same inputs is not run again. T
 resume is.
 """
 
+import fcntl
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ct_llm.config import CTConfig
 from ct_llm.digests import fingerprint
 from ct_llm.errors import InputError, StorageError
 from ct_llm.records import CycleRequest, CycleSummary, Record, StepName
@@ -125,6 +128,17 @@ class CycleDir:
         (self.path / "failed.json").unlink(missing_ok=True)
         write_record(self.path / "cycle.json", request)
 
+    def write_config(self, config: CTConfig) -> None:
+        """The config that a step run on its own goes by."""
+        write_record(self.path / "config.json", config)
+
+    def config(self) -> CTConfig:
+        return read_record(self.path / "config.json", CTConfig)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """One process at a time works on a cycle."""
+        return _locked(self.path)
+
     def request(self) -> CycleRequest:
         return read_record(self.path / "cycle.json", CycleRequest)
 
@@ -212,18 +226,25 @@ class WorkDir:
     def cycle(self, cycle_id: str) -> CycleDir:
         return CycleDir(self.path / "cycles" / cycle_id)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One cycle at a time: a second process on the same folder is told to come back later."""
-        import fcntl
+    def locked(self) -> AbstractContextManager[None]:
+        """One run at a time; a second process on the same folder is told to come back later."""
+        return _locked(self.path)
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StorageError(
-                    f"another ct-llm process is working in {self.path}. Wait for it, or give this "
-                    "one its own work_dir."
-                ) from None
-            yield
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # The lock belongs to the open file, so the kernel frees it however the process ends.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise StorageError(f"could not write in {folder}: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"another ct-llm process is working in {folder}. Wait for it, or give this one its "
+                "own work_dir."
+            ) from None
+        yield

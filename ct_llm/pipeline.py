@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ct_llm import __version__
 from ct_llm.config import CTConfig, Suite
 from ct_llm.cycle import Cycle, Progress, Tell
-from ct_llm.cycle_dir import WorkDir, now
+from ct_llm.cycle_dir import CycleDir, WorkDir, now
 from ct_llm.digests import fingerprint
 from ct_llm.errors import ConfigError, InputError
 from ct_llm.hub.client import hub_api
@@ -50,7 +50,7 @@ def run_cycle(config: CTConfig, *, force: bool = False, tell: Tell = lambda _: N
         cycle, trigger = open_cycle(config, work, force=force, tell=tell)
         if cycle is None:
             return CycleResult("nothing_to_do", trigger)
-        with cycle.failing_for_good_is_noted():
+        with cycle.dir.locked(), cycle.failing_for_good_is_noted():
             cycle.prepare()
             cycle.train()
             cycle.evaluate()
@@ -64,38 +64,50 @@ def run_cycle(config: CTConfig, *, force: bool = False, tell: Tell = lambda _: N
 # ---------------------------------------------------------------- which cycle
 
 
+@dataclass(frozen=True)
+class FoundCycle:
+    request: CycleRequest
+    unfinished: CycleDir | None
+    """The folder of the cycle that goes on; none: `request` would begin a new one."""
+
+
 def open_cycle(
     config: CTConfig, work: WorkDir, *, force: bool, tell: Tell
 ) -> tuple[Cycle | None, TriggerDecision]:
-    """The unfinished cycle if the champion is still the one it began with, else a new one.
-
-    None when the trigger says that there is not enough to train on.
-    """
+    """The cycle to go through, its folder ready; none when there is not enough to train on."""
     from ct_llm.evaluate.suite import load_suites
     from ct_llm.hub.adapter_repo import read_head, settle
 
     api = hub_api(config.hub)
+    check_before_training(config, load_suites(config.evaluate))
     head = read_head(api, config.adapter_repo)
     settle(api, config.adapter_repo, head)
-    for folder in reversed(work.cycles()):
-        request = folder.request()
-        if folder.is_unfinished() and _still_holds(request, config, head, folder.cycle_id):
-            tell(Progress("watch", f"continuing cycle {folder.cycle_id}", 1.0))
-            return Cycle(config, folder, api, tell), request.decision
-    check_before_training(config, load_suites(config.evaluate))
+    found = find_cycle(config, api, head)
+    decision, folder = found.request.decision, found.unfinished
+    if folder is not None:
+        tell(Progress("watch", f"going on with cycle {folder.cycle_id}", 1.0))
+    else:
+        tell(Progress("watch", decision.sentence, 1.0))
+        if not (decision.should_train or force):
+            return None, decision
+        if found.request.data.num_unseen_rows == 0:
+            raise InputError(
+                "there is no row that the champion has not seen, so there is nothing to train on, "
+                "forced or not. Add rows to the dataset repo first."
+            )
+        folder = work.cycle(found.request.cycle_id)
+        folder.begin(found.request)
+    folder.write_config(config)
+    return Cycle(config, folder, api, tell), decision
 
-    request = look(config, api, head)
-    tell(Progress("watch", request.decision.sentence, 1.0))
-    if not (request.decision.should_train or force):
-        return None, request.decision
-    if request.data.num_unseen_rows == 0:
-        raise InputError(
-            "there is no row that the champion has not seen, so there is nothing to train on, "
-            "forced or not. Add rows to the dataset repo first."
-        )
-    folder = work.cycle(request.cycle_id)
-    folder.begin(request)
-    return Cycle(config, folder, api, tell), request.decision
+
+def find_cycle(config: CTConfig, api: "HfApi", head: "AdapterHead") -> FoundCycle:
+    """The unfinished cycle, if the champion is still the one it began with; else a fresh look."""
+    for folder in reversed(WorkDir(config.work_dir).cycles()):
+        request = folder.request()
+        if folder.is_unfinished() and _still_holds(request, config, head):
+            return FoundCycle(request, folder)
+    return FoundCycle(look(config, api, head), None)
 
 
 def look(config: CTConfig, api: "HfApi", head: "AdapterHead") -> CycleRequest:
@@ -132,11 +144,9 @@ def look(config: CTConfig, api: "HfApi", head: "AdapterHead") -> CycleRequest:
     )
 
 
-def _still_holds(
-    request: CycleRequest, config: CTConfig, head: "AdapterHead", cycle_id: str
-) -> bool:
+def _still_holds(request: CycleRequest, config: CTConfig, head: "AdapterHead") -> bool:
     lineage = head.champion.lineage if head.champion else None
-    own_promotion = lineage is not None and lineage.cycle_id == cycle_id
+    own_promotion = lineage is not None and lineage.cycle_id == request.cycle_id
     same_data = [d.repo for d in request.data.datasets] == [d.repo for d in config.datasets]
     same_repo = request.adapter_repo == config.adapter_repo
     # A repo that was not there may have been made since, by this very cycle; it is still empty.

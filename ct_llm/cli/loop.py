@@ -1,0 +1,182 @@
+"""The commands of the loop: call the pipeline, print what came of it, choose the exit code."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+
+from ct_llm import errors
+from ct_llm.cli import show
+from ct_llm.cli.progress import ShowProgress
+from ct_llm.config import CTConfig, load_config
+from ct_llm.cycle import Cycle
+from ct_llm.cycle_dir import CycleDir, WorkDir
+from ct_llm.hub.client import hub_api
+from ct_llm.pipeline import (
+    CycleResult,
+    check_before_training,
+    find_cycle,
+    look,
+    open_cycle,
+    run_cycle,
+)
+from ct_llm.records import EvalResult, GateDecision, StepName, TrainedAdapter, Verdict
+
+EXIT_CODES = {
+    "promoted": errors.EXIT_PROMOTED,
+    "rejected": errors.EXIT_REJECTED,
+    "inconclusive": errors.EXIT_INCONCLUSIVE,
+    "nothing_to_do": errors.EXIT_NOTHING_TO_DO,
+}
+VERDICT_CODES: dict[Verdict, int] = {
+    "promote": errors.EXIT_PROMOTED,
+    "reject": errors.EXIT_REJECTED,
+    "inconclusive": errors.EXIT_INCONCLUSIVE,
+}
+
+
+def run(config: CTConfig, force: bool, as_json: bool) -> int:
+    with ShowProgress(quiet=as_json) as progress:
+        result = run_cycle(config, force=force, tell=progress)
+    if as_json:
+        show.as_json(vars(result))
+    else:
+        _print_result(config, result)
+    return EXIT_CODES[result.outcome]
+
+
+def _print_result(config: CTConfig, result: CycleResult) -> None:
+    if result.decision is None or result.promotion is None:
+        show.trigger(result.trigger)
+        return
+    show.decision(result.decision)
+    promotion = result.promotion
+    if promotion.outcome == "promoted":
+        typer.echo(
+            f"{promotion.tag} of {promotion.repo} is the champion: {promotion.url}\n"
+            f"Records: {result.cycle_dir}. To undo: ct-llm rollback"
+        )
+    else:
+        typer.echo(
+            f"The champion stays. The challenger waits for a human in review #{promotion.review_number}: "
+            f"{promotion.url}\nRecords: {result.cycle_dir}"
+        )
+
+
+def plan(config: CTConfig, as_json: bool) -> int:
+    """`run --dry-run`: everything that a cycle would go by, with nothing changed anywhere."""
+    from ct_llm.evaluate.suite import load_suites
+    from ct_llm.hub.adapter_repo import read_head
+
+    suites = load_suites(config.evaluate)
+    check_before_training(config, suites)
+    api = hub_api(config.hub)
+    found = find_cycle(config, api, read_head(api, config.adapter_repo))
+    request, resumed = found.request, found.unfinished is not None
+    starts = resumed or request.decision.should_train
+    if as_json:
+        show.as_json({"starts": starts, "resumes": resumed, "request": request, "suites": suites})
+    else:
+        out = show.console()
+        show.trigger(request.decision)
+        champion = request.champion
+        against = f"v{champion.version} of {champion.repo}" if champion else "the base model itself"
+        out.print(f"Compared with: {against}", markup=False)
+        for suite in suites:
+            tasks = ", ".join(task.task for task in suite.tasks)
+            out.print(f"  {suite.slice}: {tasks} (tolerance {suite.tolerance:g})", markup=False)
+        out.print(
+            f"Target: {config.gate.target} must improve by more than {config.gate.min_gain:g}"
+        )
+        verb = "go on with" if resumed else "start" if starts else "not start"
+        out.print(
+            f"A run would {verb} cycle {request.cycle_id}. Nothing was changed.", markup=False
+        )
+    return 0 if starts else errors.EXIT_NOTHING_TO_DO
+
+
+def watch(config: CTConfig, begin: bool, as_json: bool) -> int:
+    if begin:
+        work = WorkDir(config.work_dir)
+        with ShowProgress(quiet=True) as progress, work.locked():
+            cycle, decision = open_cycle(config, work, force=False, tell=progress)
+        folder = cycle.dir.path if cycle else None
+    else:
+        from ct_llm.hub.adapter_repo import read_head
+
+        api = hub_api(config.hub)
+        decision, folder = look(config, api, read_head(api, config.adapter_repo)).decision, None
+    if as_json:
+        show.as_json({"decision": decision, "cycle": folder})
+    else:
+        show.trigger(decision)
+        if folder is not None:
+            typer.echo(f"Cycle begun: {folder}. Next: ct-llm prepare --cycle {folder}")
+    return 0 if decision.should_train else errors.EXIT_NOTHING_TO_DO
+
+
+def step(name: str, folder: Path, config: Path | None, sets: list[str], as_json: bool) -> int:
+    if name not in get_args(StepName):
+        raise ValueError(f"no step {name!r}")
+    with ShowProgress(quiet=as_json) as progress:
+        cycle = _cycle(folder, config, sets, progress)
+        with cycle.dir.locked():
+            output = getattr(cycle, name)()
+            if name == "promote":
+                cycle.finish()
+    if as_json:
+        show.as_json(output)
+    elif isinstance(output, GateDecision):
+        show.decision(output)
+    return VERDICT_CODES[output.verdict] if isinstance(output, GateDecision) else _code(cycle, name)
+
+
+def _code(cycle: Cycle, name: str) -> int:
+    outcome = cycle.dir.outcome() if name == "promote" else None
+    return EXIT_CODES[outcome.outcome] if outcome else 0
+
+
+def gate_dry_run(folder: Path, config: Path | None, sets: list[str], as_json: bool) -> int:
+    """The decision with this configuration, written nowhere."""
+    from ct_llm.evaluate.scores import read_scores
+    from ct_llm.gate.gate import gate
+
+    cycle = _cycle(folder, config, sets, ShowProgress(quiet=True))
+    result = cycle.dir.output("evaluate", EvalResult)
+    decision = gate(cycle.config.gate, result, read_scores(folder / result.scores_path))
+    show.as_json(decision) if as_json else show.decision(decision)
+    return VERDICT_CODES[decision.verdict]
+
+
+def promote_dry_run(folder: Path, config: Path | None, sets: list[str], as_json: bool) -> int:
+    cycle = _cycle(folder, config, sets, ShowProgress(quiet=True))
+    decision = cycle.dir.output("gate", GateDecision)
+    adapter = cycle.dir.output("train", TrainedAdapter)
+    action: dict[str, Any] = {
+        "verdict": decision.verdict,
+        "repo": cycle.request.adapter_repo,
+        "adapter_digest": adapter.digest,
+        "parent_revision": cycle.request.head_revision,
+        "action": "one commit on main and a tag" if decision else "a pull request for review",
+    }
+    if as_json:
+        show.as_json(action)
+    else:
+        typer.echo("\n".join(f"{key}: {value}" for key, value in action.items()))
+    return VERDICT_CODES[decision.verdict]
+
+
+def _cycle(folder: Path, config: Path | None, sets: list[str], progress: ShowProgress) -> Cycle:
+    if not (folder / "cycle.json").is_file():
+        raise errors.InputError(
+            f"{folder} is not a cycle's folder. `ct-llm watch --begin` begins one and prints its path."
+        )
+    directory = CycleDir(folder)
+    if config is not None:
+        loaded = load_config(config, sets)
+        directory.write_config(loaded)
+    elif sets:
+        raise errors.ConfigError("--set needs --config: the cycle's own configuration is fixed.")
+    else:
+        loaded = directory.config()
+    return Cycle(loaded, directory, hub_api(loaded.hub), progress)

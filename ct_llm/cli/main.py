@@ -1,0 +1,257 @@
+"""`ct-llm`: parse, call, print.
+
+Nothing heavy is imported here, not even pydantic: `ct-llm --help` must answer at once. Each command
+imports what it needs when it runs.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ct_llm import __version__, errors
+
+app = typer.Typer(
+    help="Continuous training for LLM adapters: watch, prepare, train, evaluate, gate, promote.\n\n"
+    "Exit codes: 0 promoted (or done), 10 nothing to do, 11 rejected, 12 inconclusive, "
+    "20 try again, 30 bad input, 40 refused for security.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,  # rich's help alone takes 0.15 s to import
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+hub_app = typer.Typer(
+    help="A Hub of your own, for laptops and closed networks.", no_args_is_help=True
+)
+app.add_typer(config_app, name="config")
+app.add_typer(hub_app, name="hub")
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+Sets = Annotated[
+    list[str], typer.Option("--set", help="Override a key, e.g. train.lora.r=32. Repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+CycleFolder = Annotated[Path, typer.Option("--cycle", help="The cycle's folder.")]
+OptionalConfig = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Default: the configuration that the cycle was run with."),
+]
+
+DEFAULT_CONFIG = Path("ct.yaml")
+
+
+# ---------------------------------------------------------------- set up
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = DEFAULT_CONFIG,
+    base_model: Annotated[str, typer.Option(help="Hub id of the base model.")] = "",
+    dataset: Annotated[str, typer.Option(help="Hub id of the dataset repo.")] = "",
+    adapter_repo: Annotated[str, typer.Option(help="Hub id of the adapter repo.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a commented ct.yaml to start from."""
+    from ct_llm.cli.init import write_config
+
+    write_config(path, base_model, dataset, adapter_repo, force=force)
+    print_line(f"Wrote {path}. Next: edit it, then `ct-llm watch --config {path}`.")
+
+
+@config_app.command("show")
+def config_show(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
+    """Check the configuration and print it with every default filled in."""
+    from ct_llm.cli import show
+    from ct_llm.config import load_config
+
+    show.config(load_config(config, sets), as_json=as_json)
+
+
+@hub_app.command("serve")
+def hub_serve(
+    root: Annotated[Path, typer.Option(help="Folder that holds everything.")],
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8970,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve a Hub from a folder; prints its endpoint and token."""
+    from ct_llm.cli.hub import serve
+
+    serve(root, host, port)
+
+
+# ---------------------------------------------------------------- the loop
+
+
+@app.command()
+def run(
+    config: Config = DEFAULT_CONFIG,
+    sets: Sets = [],  # noqa: B006
+    force: Annotated[bool, typer.Option("--force", help="Whatever the trigger says.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run one cycle: the whole loop, from new data to a verdict on the Hub."""
+    from ct_llm.cli import loop
+    from ct_llm.config import load_config
+
+    loaded = load_config(config, sets)
+    code = loop.plan(loaded, as_json) if dry_run else loop.run(loaded, force, as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def watch(
+    config: Config = DEFAULT_CONFIG,
+    sets: Sets = [],  # noqa: B006
+    begin: Annotated[
+        bool,
+        typer.Option("--begin", help="If training is due, begin a cycle and print its folder."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Is there enough new data to train on? Exit 0 if so, 10 if not."""
+    from ct_llm.cli import loop
+    from ct_llm.config import load_config
+
+    raise typer.Exit(loop.watch(load_config(config, sets), begin, as_json))
+
+
+def _step(name: str, cycle: Path, config: Path | None, sets: list[str], as_json: bool) -> None:
+    from ct_llm.cli import loop
+
+    raise typer.Exit(loop.step(name, cycle, config, sets, as_json))
+
+
+@app.command()
+def prepare(
+    cycle: CycleFolder,
+    config: OptionalConfig = None,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Turn the new rows into a training set, a holdout and a quarantine."""
+    _step("prepare", cycle, config, sets, as_json)
+
+
+@app.command()
+def train(
+    cycle: CycleFolder,
+    config: OptionalConfig = None,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Train the challenger on the prepared rows."""
+    _step("train", cycle, config, sets, as_json)
+
+
+@app.command()
+def evaluate(
+    cycle: CycleFolder,
+    config: OptionalConfig = None,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Score champion and challenger, item by item."""
+    _step("evaluate", cycle, config, sets, as_json)
+
+
+@app.command()
+def gate(
+    cycle: CycleFolder,
+    config: OptionalConfig = None,
+    sets: Sets = [],  # noqa: B006
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Decide on the scores. Exit 0 promote, 11 reject, 12 inconclusive."""
+    from ct_llm.cli import loop
+
+    if dry_run:
+        raise typer.Exit(loop.gate_dry_run(cycle, config, sets, as_json))
+    _step("gate", cycle, config, sets, as_json)
+
+
+@app.command()
+def promote(
+    cycle: CycleFolder,
+    config: OptionalConfig = None,
+    sets: Sets = [],  # noqa: B006
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Carry out the verdict on the Hub: one commit, or a review for a human."""
+    from ct_llm.cli import loop
+
+    if dry_run:
+        raise typer.Exit(loop.promote_dry_run(cycle, config, sets, as_json))
+    _step("promote", cycle, config, sets, as_json)
+
+
+# ---------------------------------------------------------------- afterwards
+
+
+@app.command()
+def rollback(
+    version: Annotated[str | None, typer.Argument(help="vN; default: the one before.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; goes into the ledger.")] = "not given",
+    config: Config = DEFAULT_CONFIG,
+    sets: Sets = [],  # noqa: B006
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier champion the head again, in one commit."""
+    from ct_llm.cli import registry
+    from ct_llm.config import load_config
+
+    registry.rollback(load_config(config, sets), version, reason, dry_run, as_json)
+
+
+@app.command()
+def status(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
+    """Champion, new data, and what is under way, in one screen."""
+    from ct_llm.cli import registry
+    from ct_llm.config import load_config
+
+    registry.status(load_config(config, sets), as_json)
+
+
+@app.command()
+def history(
+    config: Config = DEFAULT_CONFIG,
+    sets: Sets = [],  # noqa: B006
+    limit: Annotated[int, typer.Option(help="How many cycles, newest first.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Every cycle in the ledger: promoted, rejected, inconclusive, rolled back."""
+    from ct_llm.cli import registry
+    from ct_llm.config import load_config
+
+    registry.history(load_config(config, sets), limit, as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version of ct_llm."""
+    print_line(__version__)
+
+
+def print_line(text: str) -> None:
+    typer.echo(text)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; a user's mistake ends in a message and an exit code, not a traceback."""
+    try:
+        app(args=arguments)
+    except errors.CtError as error:
+        typer.echo(f"ct-llm: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("ct-llm: interrupted; run the same command again to go on from here.", err=True)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

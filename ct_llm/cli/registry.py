@@ -1,0 +1,87 @@
+"""The commands that look at the champions and change which one is the head."""
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ct_llm.cli import show
+from ct_llm.config import CTConfig
+from ct_llm.cycle_dir import WorkDir
+from ct_llm.hub.client import hub_api
+from ct_llm.records import STEPS
+
+
+def rollback(
+    config: CTConfig, version: str | None, reason: str, dry_run: bool, as_json: bool
+) -> None:
+    from ct_llm.promote import rollback as promote_rollback
+
+    api = hub_api(config.hub)
+    if dry_run:
+        target = promote_rollback.find_target(api, config.adapter_repo, version)
+        if as_json:
+            show.as_json({"tag": target.tag, "revision": target.revision})
+        else:
+            typer.echo(f"Would make {target.tag} ({target.revision[:12]}) the head of main again.")
+        return
+    summary = promote_rollback.rollback(api, config.adapter_repo, to=version, reason=reason)
+    if as_json:
+        show.as_json(summary)
+    else:
+        typer.echo(f"{summary.sentence}\nv{summary.version} is the champion: {summary.revision}")
+
+
+def history(config: CTConfig, limit: int, as_json: bool) -> None:
+    from ct_llm.hub.ledger import read_ledger
+
+    entries = read_ledger(hub_api(config.hub), config.adapter_repo, limit)
+    show.as_json(entries) if as_json else show.history(entries)
+
+
+def status(config: CTConfig, as_json: bool) -> None:
+    from ct_llm.hub.adapter_repo import read_head
+    from ct_llm.pipeline import look
+
+    api = hub_api(config.hub)
+    head = read_head(api, config.adapter_repo)
+    request = look(config, api, head)
+    open_cycles = [cycle for cycle in WorkDir(config.work_dir).cycles() if cycle.outcome() is None]
+    under_way = {
+        cycle.cycle_id: {
+            "finished_steps": ["watch", *(s for s in STEPS if cycle.record(s) is not None)],
+            "failure": cycle.failure(),
+        }
+        for cycle in open_cycles
+    }
+    if as_json:
+        show.as_json(
+            {
+                "champion": head.champion,
+                "trigger": request.decision,
+                "last_attempt": head.last_attempt,
+                "under_way": under_way,
+            }
+        )
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    champion = head.champion
+    lineage = champion.lineage if champion else None
+    if champion is None:
+        table.add_row("champion", f"none yet in {config.adapter_repo}")
+    else:
+        since = f", since {lineage.created_at}" if lineage else ", without lineage"
+        table.add_row("champion", f"v{champion.version} at {champion.revision[:12]}{since}")
+    if lineage is not None:
+        seen = ", ".join(f"{d.repo} ({d.num_rows:,} rows)" for d in lineage.datasets)
+        table.add_row("trained on", seen)
+    table.add_row("trigger", Text(request.decision.sentence))
+    if head.last_attempt is not None:
+        last = head.last_attempt
+        table.add_row("last cycle", Text(f"{last.outcome}: {last.sentence}"))
+    for cycle_id, state in under_way.items():
+        steps = ", ".join(state["finished_steps"])
+        stopped = f"; stopped: {state['failure']}" if state["failure"] else ""
+        table.add_row("under way", Text(f"{cycle_id}: finished {steps}{stopped}"))
+    show.console().print(table)

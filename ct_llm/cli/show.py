@@ -1,0 +1,135 @@
+"""Records as people read them: tables and sentences. Numbers stand as the records have them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ct_llm.config import CTConfig
+from ct_llm.records import CycleSummary, GateDecision, SliceVerdict, TriggerDecision
+
+STYLES = {
+    "promote": "bold green",
+    "promoted": "bold green",
+    "PASS": "green",
+    "reject": "bold red",
+    "rejected": "bold red",
+    "FAIL": "bold red",
+    "inconclusive": "bold yellow",
+    "UNDECIDED": "yellow",
+    "NOT_EVALUATED": "yellow",
+    "rolled_back": "bold blue",
+}
+
+
+def console() -> Console:
+    return Console(highlight=False)
+
+
+def as_json(value: Any) -> None:
+    """One JSON object on standard output; records as they are stored."""
+
+    def plain(item: Any) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else str(item)
+
+    print(json.dumps(value, indent=2, default=plain))  # noqa: T201 - this is the output
+
+
+def config(loaded: CTConfig, *, as_json: bool) -> None:
+    data = loaded.model_dump(mode="json")
+    text = json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False)
+    print(text.rstrip())  # noqa: T201 - this is the output
+
+
+def trigger(decision: TriggerDecision) -> None:
+    out = console()
+    out.print(Text(decision.sentence, style="bold"))
+    table = Table("rule", "value", "threshold", "met", "reason", box=None, pad_edge=False)
+    for reason in decision.reasons:
+        table.add_row(
+            reason.rule,
+            f"{reason.value:,.6g}",
+            f"{reason.threshold:,.6g}",
+            "yes" if reason.met else "no",
+            Text(reason.sentence),
+        )
+    out.print(table)
+
+
+def decision(decided: GateDecision) -> None:
+    out = console()
+    out.print(slices(decided.slices, decided))
+    out.print(Text(decided.sentence, style=STYLES[decided.verdict]))
+
+
+def slices(verdicts: Sequence[SliceVerdict], decided: GateDecision | None = None) -> Table:
+    """One line a slice; the mean of the guards stands below, for what it is worth."""
+    table = Table(title="Verdict by slice", title_justify="left", title_style="bold")
+    table.add_column("slice")
+    table.add_column("role")
+    for name in ("items", "champion", "challenger", "delta", "needed"):
+        table.add_column(name, justify="right")
+    table.add_column("wins/losses", justify="right")
+    table.add_column("state")
+    for verdict in verdicts:
+        relation = ">" if verdict.strict else "≥"
+        table.add_row(
+            verdict.slice,
+            verdict.role,
+            str(verdict.num_items),
+            percent(verdict.champion_mean),
+            percent(verdict.challenger_mean),
+            points(verdict.delta),
+            f"{relation} {points(verdict.threshold)}",
+            f"{verdict.wins}/{verdict.losses}",
+            Text(verdict.state, style=STYLES[verdict.state]),
+        )
+    if decided is not None and decided.overall_champion_mean is not None:
+        delta = (decided.overall_challenger_mean or 0.0) - decided.overall_champion_mean
+        table.add_section()
+        table.add_row(
+            "mean",
+            "of the guards",
+            "",
+            percent(decided.overall_champion_mean),
+            percent(decided.overall_challenger_mean),
+            points(delta),
+            "",
+            "",
+            "not decided on",
+        )
+    return table
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def history(entries: Sequence[CycleSummary]) -> None:
+    out = console()
+    if not entries:
+        out.print("No cycle yet. `ct-llm run` starts the first.")
+        return
+    table = Table(title="Cycles, newest first", title_justify="left", title_style="bold")
+    for name in ("finished", "cycle", "outcome", "champion"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why", ratio=1)
+    for entry in entries:
+        review = f"review #{entry.review_number}" if entry.review_number else "–"
+        table.add_row(
+            entry.finished_at[:16].replace("T", " "),
+            entry.cycle_id,
+            Text(entry.outcome, style=STYLES[entry.outcome]),
+            f"v{entry.version}" if entry.version else review,
+            Text(entry.sentence),
+        )
+    out.print(table)
