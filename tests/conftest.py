@@ -17,6 +17,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
+pytest_plugins = ["tests.hub_fixture"]
+
 REAL_DATA = Path(
     os.environ.get("CT_LLM_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")
 ).resolve()

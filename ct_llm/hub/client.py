@@ -48,7 +48,7 @@ def use_endpoint(endpoint: str | None) -> None:
         return
     endpoint = endpoint.rstrip("/")
     constants = sys.modules.get("huggingface_hub.constants")
-    if constants is not None and constants.ENDPOINT != endpoint:
+    if constants is not None and endpoint != constants.ENDPOINT:
         raise ConfigError(
             f"hub.endpoint is {endpoint}, but huggingface_hub was already imported for "
             f"{constants.ENDPOINT}. Set HF_ENDPOINT={endpoint} before starting Python."

@@ -11,6 +11,7 @@ import hmac
 import re
 import secrets
 import sqlite3
+import string
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -77,19 +78,20 @@ def add_token(root: Path, user: str, role: Role = "read") -> str:
         raise InputError(f"Token role {role!r} is unknown. Use 'read' or 'write'.")
     create_user(root, user)
     with closing(_open_existing(root)) as database:
-        return _insert_token(database, user, role)
+        token = _new_token()
+        _keep_token(database, token, user, role)
+        return token
 
 
 def ensure_admin(root: Path, database: Database) -> str:
     """The admin's write token, made at the root's first start and reused from ROOT/token later."""
     path = root / TOKEN_FILE
-    if path.exists():
-        token = path.read_text(encoding="ascii").strip()
-        if authenticate(database, f"Bearer {token}") is not None:
-            return token
+    if not path.exists():
+        write_secret(path, _new_token().encode("ascii"))
+    token = path.read_text(encoding="ascii").strip()
     _ensure_user(database, ADMIN, is_admin=True)
-    token = _insert_token(database, ADMIN, "write")
-    write_secret(path, token.encode("ascii"))
+    # The file comes first and decides: a kill between the two steps heals at the next start.
+    _keep_token(database, token, ADMIN, "write")
     return token
 
 
@@ -125,7 +127,9 @@ def require_write_token(identity: Identity | None) -> Identity:
     """Raises 401 for an anonymous request and 403 for a token that may only read."""
     known = require_identity(identity)
     if known.role != "write":
-        raise forbidden(f"The token of user '{known.user}' has role 'read'; a write token is needed.")
+        raise forbidden(
+            f"The token of user '{known.user}' has role 'read'; a write token is needed."
+        )
     return known
 
 
@@ -196,13 +200,18 @@ def _ensure_user(database: Database, user: str, *, is_admin: bool = False) -> No
     )
 
 
-def _insert_token(database: Database, user: str, role: Role) -> str:
-    token = "hf_" + secrets.token_urlsafe(32).replace("-", "x").replace("_", "y")
+def _new_token() -> str:
+    # The Hub's tokens are letters and digits only, and some clients check that.
+    alphabet = string.ascii_letters + string.digits
+    return "hf_" + "".join(secrets.choice(alphabet) for _ in range(43))
+
+
+def _keep_token(database: Database, token: str, user: str, role: Role) -> None:
     database.execute(
-        "INSERT INTO tokens (hash, user, role, created_at) VALUES (?, ?, ?, ?)",
+        "INSERT INTO tokens (hash, user, role, created_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (hash) DO NOTHING",
         (_hash(token), user, role, time.time()),
     )
-    return token
 
 
 def _hash(token: str) -> str:

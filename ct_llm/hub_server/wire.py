@@ -86,7 +86,9 @@ def error_response(error: WireError) -> Response:
     if error.code is not None:
         headers["X-Error-Code"] = error.code
     headers.update(error.headers)
-    return json_response({"error": error.message, **error.body}, status=error.status, headers=headers)
+    return json_response(
+        {"error": error.message, **error.body}, status=error.status, headers=headers
+    )
 
 
 def format_time(seconds: float) -> str:
