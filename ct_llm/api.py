@@ -131,11 +131,11 @@ def validate_new_model(
     their tolerance on the `suites`. champion_model_path=None stands for the base model itself.
     Raises CtError.
     """
-    from ct_llm.prepare.prepare import write_holdout
+    from ct_llm.prepare.held_out import write_held_out
 
     with tempfile.TemporaryDirectory(prefix="ct_llm_") as temporary:
         folder = Path(temporary)
-        num_rows = write_holdout(_rows(test_data), folder / "holdout.parquet")
+        num_rows = write_held_out(_rows(test_data), folder / "holdout.parquet")
         newest = NewestConfig(max_items=max(1, num_rows))
         result = _evaluate(
             model_path,

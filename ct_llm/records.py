@@ -142,6 +142,8 @@ class PreparedData(Record):
     counts_by_source: dict[str, int]
     digest: str
     """Of train and holdout rows, in order."""
+    notes: tuple[str, ...] = ()
+    """What could not be had, in words: removed files that history no longer holds, ..."""
 
 
 # ---------------------------------------------------------------- train
