@@ -82,7 +82,7 @@ class Cycle:
     def train(self) -> TrainedAdapter:
         from ct_llm.train.train import train
 
-        data, base = self.prepare_output(), self._base_model()
+        data, base = self.prepare_output(), self._base_model("train")
         continued = self.config.train.start_from == "champion" and self.request.champion is not None
         champion = self._champion_folder() if continued else None
         revision = self.request.champion.revision if continued and self.request.champion else None
@@ -117,7 +117,7 @@ class Cycle:
         from ct_llm.evaluate.evaluate import evaluate
         from ct_llm.evaluate.suite import load_suites, suite_identity
 
-        data, adapter, base = self.prepare_output(), self.train_output(), self._base_model()
+        data, adapter, base = self.prepare_output(), self.train_output(), self._base_model("evaluate")
         suites = load_suites(self.config.evaluate)
         champion = self.request.champion
         self._say("evaluate", f"{len(suites)} suites, champion and challenger on one base", 0.0)
@@ -237,8 +237,9 @@ class Cycle:
             self.dir.note_failure(str(error))
             raise
 
-    def _base_model(self) -> BaseModelFolder:
+    def _base_model(self, step: StepName) -> BaseModelFolder:
         if self._base is None:
+            self._say(step, f"fetching base model {self.config.base_model.repo}", 0.0)
             base = fetch_base_model(self.api, self.config.base_model)
             champion = self.request.champion
             lineage = champion.lineage if champion else None

@@ -81,7 +81,7 @@ def open_cycle(
     api = hub_api(config.hub)
     check_before_training(config, load_suites(config.evaluate))
     head = read_head(api, config.adapter_repo)
-    settle(api, config.adapter_repo, head)
+    settle(api, head)
     found = find_cycle(config, api, head)
     decision, folder = found.request.decision, found.unfinished
     if folder is not None:

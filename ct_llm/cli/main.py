@@ -4,6 +4,7 @@ Nothing heavy is imported here, not even pydantic: `ct-llm --help` must answer a
 imports what it needs when it runs.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -243,6 +244,8 @@ def print_line(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a message and an exit code, not a traceback."""
+    # Steps say themselves what they fetch; bars of several libraries at once would say nothing.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(args=arguments)
     except errors.CtError as error:

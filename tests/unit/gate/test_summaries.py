@@ -1,0 +1,68 @@
+"""Descriptive figures against scipy and against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ct_llm.gate.summaries import (
+    bootstrap_interval,
+    describe,
+    mcnemar_p,
+    standard_error,
+    wins_losses_ties,
+)
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses"), [(0, 0), (1, 0), (0, 7), (5, 5), (12, 3), (100, 131), (2900, 3100)]
+)
+def test_mcnemar_against_scipy(wins: int, losses: int):
+    stats = pytest.importorskip("scipy.stats")
+    fewer, changed = min(wins, losses), wins + losses
+    expected = min(1.0, 2 * stats.binom.cdf(fewer, changed, 0.5))
+    assert mcnemar_p(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_by_hand():
+    assert mcnemar_p(0, 0) == 1.0
+    assert mcnemar_p(0, 5) == mcnemar_p(5, 0) == pytest.approx(2 / 32)
+    assert mcnemar_p(1, 3) == pytest.approx(2 * 5 / 16)
+
+
+def test_standard_error():
+    assert standard_error([1.0, -1.0, 0.0, 0.0]) == pytest.approx(math.sqrt(2 / 3) / 2)
+    assert standard_error([0.2, 0.2]) == 0.0
+    assert standard_error([1.0]) is None
+
+
+def test_bootstrap_agrees_with_the_normal_interval():
+    rng = np.random.default_rng(0)
+    for d in (rng.choice([-1.0, 0.0, 1.0], 1000, p=[0.1, 0.75, 0.15]), rng.normal(0.1, 0.2, 400)):
+        lower, upper = bootstrap_interval(d)
+        error = standard_error(d)
+        assert error is not None
+        # 10,000 resamples place a 2.5 % quantile to within about 3 % of an error.
+        assert lower == pytest.approx(d.mean() - 1.96 * error, abs=0.15 * error)
+        assert upper == pytest.approx(d.mean() + 1.96 * error, abs=0.15 * error)
+        narrower = bootstrap_interval(d, confidence=0.8)
+        assert lower < narrower[0] < d.mean() < narrower[1] < upper
+
+
+def test_bootstrap_does_not_depend_on_order_or_chunks(monkeypatch: pytest.MonkeyPatch):
+    d = np.random.default_rng(1).normal(size=50)
+    whole = bootstrap_interval(d)
+    assert bootstrap_interval(d[::-1]) == whole
+    monkeypatch.setattr("ct_llm.gate.summaries.CHUNK_CELLS", 7)
+    assert bootstrap_interval(d) == pytest.approx(whole, abs=0.05)
+    assert bootstrap_interval([0.25]) == (0.25, 0.25)
+
+
+def test_description_of_a_part_and_of_all():
+    d = [1.0, -1.0, 0.0, 1e-12, 1.0]
+    assert wins_losses_ties(d) == (2, 1, 2)
+    part, whole = describe(d, 20), describe(d, 5)
+    assert part["standard_error_finite"] == pytest.approx(standard_error(d) * math.sqrt(0.75))  # type: ignore[operator]
+    assert whole["standard_error_finite"] == 0.0
+    assert part["descriptive_figures"] == "fixed-n, not valid under early stopping"
+    assert describe([1.0], 5)["standard_error_finite"] is None
