@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ct_llm.config import CTConfig
 from ct_llm.cycle_dir import CycleDir, now
+from ct_llm.digests import fingerprint
 from ct_llm.errors import ConfigError, InputError, SecurityError
 from ct_llm.hub.client import BaseModelFolder, fetch_base_model
 from ct_llm.records import (
@@ -120,10 +121,13 @@ class Cycle:
         data, adapter, base = self.prepare_output(), self.train_output(), self._base_model("evaluate")
         suites = load_suites(self.config.evaluate)
         champion = self.request.champion
+        # A new order for each cycle: nobody can have tuned a challenger on the items that come first.
+        seed = fingerprint([self.config.evaluate.order_seed, self.dir.cycle_id])
+        config = self.config.evaluate.model_copy(update={"order_seed": int(seed[:8], 16)})
         self._say("evaluate", f"{len(suites)} suites, champion and challenger on one base", 0.0)
         result = self.dir.step(
             "evaluate",
-            config=self.config.evaluate,
+            config=config,
             inputs=[
                 [suite_identity(suite) for suite in suites],
                 adapter.digest,
@@ -134,7 +138,7 @@ class Cycle:
             ],
             output=EvalResult,
             run=lambda: evaluate(
-                self.config.evaluate,
+                config,
                 suites,
                 base=base,
                 base_config=self.config.base_model,

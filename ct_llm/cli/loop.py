@@ -47,7 +47,7 @@ def run(config: CTConfig, force: bool, as_json: bool) -> int:
 
 def _print_result(config: CTConfig, result: CycleResult) -> None:
     if result.decision is None or result.promotion is None:
-        show.trigger(result.trigger)
+        show.reasons(result.trigger)
         return
     show.decision(result.decision)
     promotion = result.promotion

@@ -6,12 +6,13 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ct_llm.config import CTConfig
-from ct_llm.records import CycleSummary, GateDecision, SliceVerdict, TriggerDecision
+from ct_llm.records import CycleSummary, GateDecision, SliceState, TriggerDecision
 
 STYLES = {
     "promote": "bold green",
@@ -24,6 +25,13 @@ STYLES = {
     "UNDECIDED": "yellow",
     "NOT_EVALUATED": "yellow",
     "rolled_back": "bold blue",
+}
+
+STATES: dict[SliceState, str] = {
+    "PASS": "pass",
+    "FAIL": "FAIL",
+    "UNDECIDED": "undecided",
+    "NOT_EVALUATED": "no scores",
 }
 
 
@@ -47,8 +55,12 @@ def config(loaded: CTConfig, *, as_json: bool) -> None:
 
 
 def trigger(decision: TriggerDecision) -> None:
-    out = console()
-    out.print(Text(decision.sentence, style="bold"))
+    console().print(Text(decision.sentence, style="bold"))
+    reasons(decision)
+
+
+def reasons(decision: TriggerDecision) -> None:
+    """Every rule with its value and threshold, for and against."""
     table = Table("rule", "value", "threshold", "met", "reason", box=None, pad_edge=False)
     for reason in decision.reasons:
         table.add_row(
@@ -58,50 +70,43 @@ def trigger(decision: TriggerDecision) -> None:
             "yes" if reason.met else "no",
             Text(reason.sentence),
         )
-    out.print(table)
+    console().print(table)
 
 
 def decision(decided: GateDecision) -> None:
     out = console()
-    out.print(slices(decided.slices, decided))
+    out.print(slices(decided))
     out.print(Text(decided.sentence, style=STYLES[decided.verdict]))
 
 
-def slices(verdicts: Sequence[SliceVerdict], decided: GateDecision | None = None) -> Table:
+def slices(decided: GateDecision) -> Table:
     """One line a slice; the mean of the guards stands below, for what it is worth."""
-    table = Table(title="Verdict by slice", title_justify="left", title_style="bold")
-    table.add_column("slice")
-    table.add_column("role")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("slice", no_wrap=True)
     for name in ("items", "champion", "challenger", "delta", "needed"):
-        table.add_column(name, justify="right")
-    table.add_column("wins/losses", justify="right")
-    table.add_column("state")
-    for verdict in verdicts:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for verdict in decided.slices:
         relation = ">" if verdict.strict else "≥"
         table.add_row(
-            verdict.slice,
-            verdict.role,
+            f"{verdict.slice} (target)" if verdict.role == "target" else verdict.slice,
             str(verdict.num_items),
             percent(verdict.champion_mean),
             percent(verdict.challenger_mean),
             points(verdict.delta),
             f"{relation} {points(verdict.threshold)}",
-            f"{verdict.wins}/{verdict.losses}",
-            Text(verdict.state, style=STYLES[verdict.state]),
+            Text(STATES[verdict.state], style=STYLES[verdict.state]),
         )
-    if decided is not None and decided.overall_champion_mean is not None:
-        delta = (decided.overall_challenger_mean or 0.0) - decided.overall_champion_mean
+    if decided.overall_champion_mean is not None and decided.overall_challenger_mean is not None:
+        delta = decided.overall_challenger_mean - decided.overall_champion_mean
         table.add_section()
         table.add_row(
-            "mean",
-            "of the guards",
+            "mean of guards",
             "",
             percent(decided.overall_champion_mean),
             percent(decided.overall_challenger_mean),
             points(delta),
-            "",
-            "",
-            "not decided on",
+            style="dim",
         )
     return table
 

@@ -1,0 +1,162 @@
+"""The slice of held-out newest rows: how likely are their responses?
+
+The score of a row is exp(log-likelihood / bytes) of its last assistant message, end-of-turn marker
+included, after the rest of the conversation as the chat template renders it: the geometric mean of
+the probability that the model gives each byte. It lies in [0, 1] and does not depend on how the
+tokenizer cuts the text.
+
+No row is dropped. A prompt longer than the model's context loses its beginning, as lm-eval does it;
+a response longer than the context is scored up to where the context is full. Both adapters get the
+same tokens.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ct_llm.config import Suite, TaskConfig
+from ct_llm.errors import DataError, InputError
+from ct_llm.evaluate.suite import NEWEST
+
+if TYPE_CHECKING:
+    from ct_llm.evaluate.engine import PairEngine
+    from ct_llm.evaluate.tasks import EvalTask
+
+METRIC = "byte_probability"
+Messages = list[dict[str, Any]]
+Render = Callable[[Messages, bool], str]
+"""Messages and whether to add the generation prompt, to text."""
+
+
+def newest_suite(tolerance: float) -> Suite:
+    return Suite(
+        slice=NEWEST,
+        tasks=[TaskConfig(task=NEWEST, metric=METRIC)],
+        tolerance=tolerance,
+        apply_chat_template=False,  # the documents are rendered already
+        score_low=0.0,
+        score_high=1.0,
+    )
+
+
+def read_holdout(path: Path, max_items: int) -> list[tuple[str, Messages]]:
+    """Row ids and messages of at most `max_items` rows: those whose id hashes lowest.
+
+    So the choice depends on the rows alone, and adding rows changes it little. Raises DataError.
+    """
+    try:
+        table = pq.read_table(path, columns=["row_id", "messages"])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: held-out rows cannot be read: {error}") from None
+    rows = [(row["row_id"], row["messages"]) for row in table.to_pylist()]
+    rows.sort(key=lambda row: sha256(row[0].encode()).digest())
+    return [(row_id, _parse(path, row_id, text)) for row_id, text in rows[:max_items]]
+
+
+def split_response(messages: Messages, render: Render, row_id: str) -> tuple[str, str]:
+    """Prompt and response as the template renders them. Raises InputError.
+
+    White space after the end-of-turn marker belongs to what comes next, and is not scored.
+    """
+    if len(messages) < 2 or messages[-1].get("role") != "assistant":
+        raise InputError(f"held-out row {row_id}: its last message is not the assistant's.")
+    prompt, whole = render(messages[:-1], True), render(messages, False)
+    if not whole.startswith(prompt):
+        raise InputError(
+            f"held-out row {row_id}: the chat template renders the prompt differently once the "
+            "response is there, so the response cannot be told apart. Mend base_model.chat_template: "
+            "prompt with add_generation_prompt must be the beginning of the whole conversation."
+        )
+    response = whole[len(prompt) :]
+    response = response.rstrip() or response
+    if not response:
+        raise InputError(f"held-out row {row_id}: the chat template renders no response.")
+    return prompt, response
+
+
+def cut_to_context(response: str, num_tokens: Callable[[str], int], room: int) -> str:
+    """The longest beginning of about `room` tokens; never more."""
+    while (count := num_tokens(response)) > room:
+        response = response[: min(len(response) - 1, len(response) * room // count)]
+    return response
+
+
+def newest_task(rows: Sequence[tuple[str, Messages]], engine: "PairEngine") -> "EvalTask":
+    """An lm-eval log-likelihood task of these rows for this model. Raises InputError."""
+    from datasets import Dataset, DatasetDict
+    from lm_eval.api.task import ConfigurableTask
+
+    from ct_llm.evaluate.quiet import quiet
+    from ct_llm.evaluate.tasks import EvalTask
+
+    def num_tokens(prompt: str) -> Callable[[str], int]:
+        return lambda response: len(engine.lm._encode_pair(prompt, response)[1])
+
+    suite = newest_suite(tolerance=0.0)
+    with quiet():
+        documents = []
+        for row_id, messages in rows:
+            prompt, response = split_response(messages, _renderer(engine, row_id), row_id)
+            response = cut_to_context(response, num_tokens(prompt), engine.max_length - 1)
+            documents.append({"row_id": row_id, "prompt": prompt, "response": response})
+        task = ConfigurableTask(
+            config={
+                "task": NEWEST,
+                "custom_dataset": lambda **_: DatasetDict({"test": Dataset.from_list(documents)}),
+                "test_split": "test",
+                "output_type": "loglikelihood",
+                "doc_to_text": "prompt",
+                "doc_to_target": "response",
+                "process_results": _byte_probability,
+                "metric_list": [
+                    {"metric": METRIC, "aggregation": "mean", "higher_is_better": True}
+                ],
+                "num_fewshot": 0,
+            }
+        )
+    return EvalTask(NEWEST, task, suite.tasks[0], suite.apply_chat_template, None)
+
+
+def _byte_probability(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    log_likelihood, _ = results[0]
+    # Rounding may leave a certain response a hair above probability one.
+    return {METRIC: min(1.0, math.exp(log_likelihood / len(doc["response"].encode())))}
+
+
+def _parse(path: Path, row_id: str, text: str) -> Messages:
+    try:
+        messages = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: row {row_id}: messages is not JSON: {error}") from None
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise DataError(f"{path}: row {row_id}: messages is not a list of messages.")
+    return messages
+
+
+def _renderer(engine: "PairEngine", row_id: str) -> Render:
+    import jinja2
+
+    if not engine.tokenizer.chat_template:
+        raise InputError(
+            f"slice {NEWEST}: the base model's tokenizer has no chat template. Set "
+            "base_model.chat_template."
+        )
+
+    def render(messages: Messages, add_generation_prompt: bool) -> str:
+        try:
+            text = engine.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"held-out row {row_id}: the chat template refuses its messages: {error}"
+            ) from None
+        return str(text)
+
+    return render
