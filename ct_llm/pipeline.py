@@ -90,10 +90,10 @@ def open_cycle(
         tell(Progress("watch", decision.sentence, 1.0))
         if not (decision.should_train or force):
             return None, decision
-        if found.request.data.num_unseen_rows == 0:
+        if all(file.seen for dataset in found.request.data.datasets for file in dataset.files):
             raise InputError(
-                "there is no row that the champion has not seen, so there is nothing to train on, "
-                "forced or not. Add rows to the dataset repo first."
+                "there is no file whose content the champion has not seen, so there is nothing to "
+                "train on, forced or not. Add rows to the dataset repo first."
             )
         folder = work.cycle(found.request.cycle_id)
         folder.begin(found.request)

@@ -44,6 +44,8 @@ class Lineage(Record):
     library_versions: dict[str, str] = {}
     rolled_back_from: str | None = None
     """Set by a rollback: the revision that was the head before."""
+    rolled_back_to: int | None = None
+    """Set by a rollback: the version that first held this adapter."""
     reason: str | None = None
     """Set by a rollback: why."""
 
@@ -68,7 +70,7 @@ class DataFile(Record):
     """sha256 of the content (LFS) or git blob sha: the same content has the same id under any name."""
     num_bytes: int
     num_rows: int | None
-    """None where counting was not needed (the file was seen)."""
+    """None where counting was not needed: the champion or the last attempt has used the file."""
     seen: bool
     """The champion's lineage holds this content."""
 

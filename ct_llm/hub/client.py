@@ -87,6 +87,12 @@ def explained(doing: str, repo: str = "") -> Iterator[None]:
             f"could not {doing}{where}: no such revision. Check the branch, tag or commit; history "
             f"that was squashed or force-pushed is gone. {_said(error)}"
         ) from error
+    except errors.LocalEntryNotFoundError as error:
+        # An EntryNotFoundError by class, but it says: not in the cache, and the Hub cannot be asked.
+        raise HubUnavailableError(
+            f"could not {doing}{where}: it is not in the cache, and the Hub is not reachable. Check "
+            "the network, hub.endpoint and HF_ENDPOINT, then run the same command again."
+        ) from error
     except errors.EntryNotFoundError as error:
         raise HubNotFoundError(f"could not {doing}{where}: no such file. {_said(error)}") from error
     except errors.RepositoryNotFoundError as error:

@@ -1,0 +1,212 @@
+"""The champion's model card: figures of the records and words about them, never a row's text."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ct_llm.promote.markdown import inline, table
+from ct_llm.records import (
+    ChampionRef,
+    GateDecision,
+    Lineage,
+    PreparedData,
+    SliceVerdict,
+    Verdict,
+)
+
+VLLM_DEFAULT_RANK = 16
+"""`vllm serve` refuses adapters of a higher rank unless it is told."""
+
+_GATE_SAID: dict[Verdict, str] = {
+    "promote": "The gate promoted it.",
+    "reject": "The gate rejected it; it stands here because a person approved it.",
+    "inconclusive": "The gate could not decide; it stands here because a person approved it.",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card speaks of."""
+
+    repo: str
+    lineage: Lineage
+    champion: ChampionRef | None
+    """The version before; none: it was compared with the base model itself."""
+    decision: GateDecision
+    data: PreparedData
+    license: str | None
+    rank: int | None
+    """Of the LoRA matrices."""
+
+
+def model_card(facts: CardFacts) -> str:
+    """README.md of a version: metadata that the Hub reads, then what a reader asks."""
+    lineage, decision, data = facts.lineage, facts.decision, facts.data
+    name, tag = facts.repo.split("/")[1], f"v{lineage.version}"
+    metadata = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True).rstrip()
+    return f"""---
+{metadata}
+---
+
+# {name}, {tag}
+
+A LoRA adapter for {_base_in_words(lineage)}, kept up to date by
+[ct_llm](https://github.com/ct-llm/ct_llm): every version was trained on new data and compared, slice
+by slice, with the version before it.
+
+## What changed
+
+{_what_changed(facts)} {_GATE_SAID[decision.verdict]}
+
+{inline(decision.sentence)}
+
+{slice_table(decision.slices)}
+
+Mean scores. *lower* and *upper* are one-sided confidence bounds of the delta; the risk of a wrong
+promotion is at most {decision.alpha:g}. *needed*: what the delta must reach.
+
+## Data
+
+{_datasets(lineage)}
+
+{data.num_train:,} rows were trained on, {data.num_replay:,} of them replayed from earlier versions;
+{data.num_holdout:,} were held out and {data.num_quarantined:,} quarantined.
+
+## Use
+
+{_how_to_load(facts)}
+
+## Limits
+
+The figures speak of these slices and their items, not of other uses. What the base model must not be
+used for, this adapter must not be used for either. `ct/lineage.json` says where it comes from,
+`ct/scores.json` holds the gate's decision with all of its evidence.
+"""
+
+
+def rolled_back_card(card: str, lineage: Lineage) -> str:
+    """The card of the version that is the head again, with a note on top that says so."""
+    note = (
+        f"> **v{lineage.version} is v{lineage.rolled_back_to} again**, byte for byte, since "
+        f"{lineage.created_at}: the version after it was rolled back. "
+        f"Reason: {inline(lineage.reason or 'not given')}. The rest of this card is "
+        f"v{lineage.rolled_back_to}'s own."
+    )
+    front_matter = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
+    start = front_matter.end() if front_matter else 0
+    # A rollback of a rollback: its note would now be about the wrong version.
+    body = re.sub(r"\A> \*\*v\d+ is v\d+ again\*\*[^\n]*\n+", "", card[start:].lstrip("\n"))
+    return f"{card[:start]}\n{note}\n\n{body}"
+
+
+def slice_table(verdicts: Sequence[SliceVerdict]) -> str:
+    """Markdown: a line per slice, scores as they are (most suites score from 0 to 1)."""
+    header = [
+        "slice", "items", "champion", "challenger", "delta", "lower", "upper", "needed", "state",
+    ]  # fmt: skip
+    rows = [
+        [
+            inline(v.slice) + (" (target)" if v.role == "target" else ""),
+            f"{v.num_items:,}",
+            score(v.champion_mean),
+            score(v.challenger_mean),
+            signed(v.delta),
+            signed(v.lower),
+            signed(v.upper),
+            f"{'>' if v.strict else '≥'} {signed(v.threshold)}"
+            + ("" if v.floor is None else f", mean ≥ {score(v.floor)}"),
+            v.state.replace("_", " ").lower() if v.floor_met is not False else "below its floor",
+        ]
+        for v in verdicts
+    ]
+    return table(header, rows)
+
+
+def score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    # Adding 0.0 turns -0.0 into 0.0.
+    return "–" if value is None else f"{round(value, 4) + 0.0:+.4f}"
+
+
+def _metadata(facts: CardFacts) -> dict[str, Any]:
+    lineage = facts.lineage
+    metadata: dict[str, Any] = {
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["ct_llm", "lora"],
+        "datasets": [seen.repo for seen in lineage.datasets],
+    }
+    if _is_on_hub(lineage):
+        metadata["base_model"] = lineage.base_model
+    if facts.license is not None:
+        metadata["license"] = facts.license
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": v.slice, "type": f"ct_llm-{v.slice}"},
+            "metrics": [
+                {"type": "score", "name": "mean score", "value": round(v.challenger_mean, 6)}
+            ],
+        }
+        for v in facts.decision.slices
+        if v.challenger_mean is not None
+    ]
+    if results:
+        name = facts.repo.split("/")[1]
+        metadata["model-index"] = [{"name": name, "results": results}]
+    return metadata
+
+
+def _what_changed(facts: CardFacts) -> str:
+    champion = facts.champion
+    if champion is None:
+        return "The first version, compared with the base model itself, on the same items."
+    against = f"Compared with v{champion.version}, on the same items."
+    if champion.lineage is None:
+        return against
+    before = {seen.repo: seen.num_rows for seen in champion.lineage.datasets}
+    rows = sum(seen.num_rows - before.get(seen.repo, 0) for seen in facts.lineage.datasets)
+    return f"{against} The datasets changed by {rows:+,} rows since."
+
+
+def _datasets(lineage: Lineage) -> str:
+    return "\n".join(
+        f"- `{seen.repo}` up to revision `{seen.revision}`: {seen.num_rows:,} rows"
+        for seen in lineage.datasets
+    )
+
+
+def _how_to_load(facts: CardFacts) -> str:
+    lineage, repo = facts.lineage, facts.repo
+    name, tag = repo.split("/")[1], f"v{lineage.version}"
+    pinned = f', revision="{lineage.base_revision}"' if _is_on_hub(lineage) else ""
+    rank = f" --max-lora-rank {facts.rank}" if (facts.rank or 0) > VLLM_DEFAULT_RANK else ""
+    revision = f" --revision {lineage.base_revision}" if _is_on_hub(lineage) else ""
+    return f"""```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{lineage.base_model}"{pinned})
+model = PeftModel.from_pretrained(base, "{repo}", revision="{tag}")
+```
+
+```bash
+hf download {repo} --revision {tag} --local-dir {name}-{tag}
+vllm serve {lineage.base_model}{revision} --enable-lora{rank} --lora-modules {name}=./{name}-{tag}
+```"""
+
+
+def _base_in_words(lineage: Lineage) -> str:
+    where = f"`{lineage.base_model}` at `{lineage.base_revision}`"
+    return where if _is_on_hub(lineage) else f"the local base model {where} (digest of its files)"
+
+
+def _is_on_hub(lineage: Lineage) -> bool:
+    """A base model that was read from a local folder has only the folder's name."""
+    return "/" in lineage.base_model

@@ -1,0 +1,59 @@
+"""The chat template decides what is learned: only tokens inside `{% generation %}` count.
+
+Without the tags nothing would be learned; with the end-of-turn token outside of them the model would
+never learn to stop, which no training loss shows.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ct_llm.errors import InputError
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PROBE = (
+    {"role": "user", "content": "What is one and one?"},
+    {"role": "assistant", "content": "Two"},
+)
+_FIX = (
+    "Write a template that has them and name it under base_model.chat_template, for instance "
+    "with {% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %} for the "
+    "assistant's messages."
+)
+
+
+def check_chat_template(
+    tokenizer: PreTrainedTokenizerBase, stop_token_ids: Collection[int]
+) -> None:
+    """Raises InputError unless the assistant's words and the token that ends them are marked.
+
+    `stop_token_ids`: the tokens at which generation stops.
+    """
+    template = tokenizer.chat_template
+    if not template:
+        raise InputError(
+            "the base model's tokenizer has no chat template, so conversations cannot be turned "
+            f"into tokens. {_FIX}"
+        )
+    if not _GENERATION.search(tokenizer.get_chat_template()):
+        raise InputError(
+            "the chat template does not mark the assistant's words with {% generation %} and "
+            f"{{% endgeneration %}}, so there is nothing to learn from. {_FIX}"
+        )
+    encoded: Any = tokenizer.apply_chat_template(
+        list(_PROBE), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+    marked = [token for token, inside in zip(ids, mask, strict=True) if inside]
+    # Some templates put a line break after the end-of-turn token.
+    while marked and not str(tokenizer.decode([marked[-1]])).strip():
+        marked.pop()
+    if not marked or marked[-1] not in stop_token_ids:
+        stops = ", ".join(sorted(repr(tokenizer.decode([token])) for token in stop_token_ids))
+        raise InputError(
+            "the chat template leaves the end of the assistant's turn out of {% generation %}: the "
+            f"marked words do not end with a token that stops generation ({stops}), so the adapter "
+            "would never learn to stop. Move that token in front of {% endgeneration %}. " + _FIX
+        )

@@ -1,0 +1,261 @@
+"""The train step: training set -> challenger.
+
+Training runs in processes of its own under `accelerate launch` (see sft.py), so that this one needs
+no torch, survives their death and can say why they died. They talk through files (see request.py).
+"""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ct_llm.config import BaseModelConfig, LaunchConfig, TrainConfig, shipped
+from ct_llm.cycle_dir import read_record, write_record
+from ct_llm.digests import adapter_digest, fingerprint
+from ct_llm.errors import AdapterError, ConfigError, StepFailedError
+from ct_llm.hub.client import BaseModelFolder
+from ct_llm.records import PreparedData, TrainedAdapter
+from ct_llm.train.checkpoints import checkpoint_to_resume
+from ct_llm.train.process import run_to_end
+from ct_llm.train.request import (
+    TrainFailure,
+    TrainFolder,
+    TrainProgress,
+    TrainRequest,
+    TrainResult,
+)
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
+NUM_LOG_LINES = 15
+"""Of the log, quoted when the process died without saying why."""
+
+OnProgress = Callable[[int, int, float], None]
+
+
+def train(
+    config: TrainConfig,
+    data: PreparedData,
+    *,
+    base: BaseModelFolder,
+    base_config: BaseModelConfig,
+    launch: LaunchConfig,
+    cycle: Path,
+    champion_folder: Path | None,
+    champion_revision: str | None,
+    on_progress: OnProgress | None = None,
+) -> TrainedAdapter:
+    """Train an adapter on the cycle's training set; it stands in `<cycle>/adapter` when whole.
+
+    `on_progress(step, num_steps, loss)` is called as training goes on. A training that was killed
+    continues from its newest intact checkpoint when it is asked for again; on a CPU the weights are
+    then bit for bit those of an uninterrupted one.
+
+    Raises ConfigError, DataError, InputError (the chat template), AdapterError (a champion for
+    another base, weights that came out broken), StepFailedError (the process died) and
+    SecurityError. SIGINT and SIGTERM are passed on to the process and take effect here afterwards.
+    """
+    folder = TrainFolder(cycle.resolve())
+    continued = champion_folder if config.start_from == "champion" else None
+    request = build_request(
+        config,
+        data,
+        base=base,
+        base_config=base_config,
+        launch=launch,
+        cycle=folder.cycle,
+        champion_folder=continued,
+    )
+    result = _finished_before(folder, request)
+    if result is None:
+        _run(folder, request, launch, on_progress)
+        result = read_record(folder.result, TrainResult)
+        if adapter_digest(folder.adapter) != result.adapter_digest:
+            raise AdapterError(
+                f"{folder.adapter} is not the adapter that was trained: it changed on disk. "
+                "Run the train step again."
+            )
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return TrainedAdapter(
+        path=folder.adapter.name,
+        digest=result.adapter_digest,
+        base_model=base.repo,
+        base_revision=base.revision,
+        started_from=champion_revision if continued is not None else None,
+        num_rows=result.num_rows,
+        num_steps=result.num_steps,
+        seconds=result.seconds,
+        metrics=result.metrics,
+        loss_curve=result.loss_curve,
+        library_versions={name: version(name) for name in LIBRARIES},
+    )
+
+
+def build_request(
+    config: TrainConfig,
+    data: PreparedData,
+    *,
+    base: BaseModelFolder,
+    base_config: BaseModelConfig,
+    launch: LaunchConfig,
+    cycle: Path,
+    champion_folder: Path | None,
+) -> TrainRequest:
+    """Raises ConfigError (template or accelerate configuration) and AdapterError (no champion there)."""
+    template = _chat_template(base_config)
+    num_processes = _num_processes(accelerate_config(launch))
+    identity = [
+        config,
+        data.digest,
+        base.revision,
+        base_config.dtype,
+        template,
+        adapter_digest(champion_folder) if champion_folder else None,
+        # Not part of the step's identity, but checkpoints hold one random state a process.
+        num_processes,
+    ]
+    return TrainRequest(
+        fingerprint=fingerprint(identity),
+        config=config,
+        train_file=str(cycle / data.train_path),
+        base_folder=str(base.folder.resolve()),
+        base_repo=base.repo,
+        base_revision=base.revision,
+        dtype=base_config.dtype,
+        chat_template=template,
+        champion_folder=str(champion_folder.resolve()) if champion_folder else None,
+        num_processes=num_processes,
+    )
+
+
+def accelerate_config(launch: LaunchConfig) -> Path:
+    return launch.accelerate_config or shipped("accelerate_config.yaml")
+
+
+def launch_command(launch: LaunchConfig, request: Path) -> list[str]:
+    """The command line; the same as `accelerate launch`, but surely of this interpreter."""
+    # fmt: off
+    return [
+        sys.executable, "-m", "accelerate.commands.launch",
+        "--config_file", str(accelerate_config(launch)),
+        "-m", "ct_llm.train.sft",
+        "--request", str(request),
+        "--stop-with-parent",
+    ]
+    # fmt: on
+
+
+def _chat_template(base_config: BaseModelConfig) -> str | None:
+    path = base_config.chat_template
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"base_model.chat_template: {path} cannot be read: {error}") from None
+
+
+def _num_processes(path: Path) -> int | None:
+    try:
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"launch.accelerate_config: {path} cannot be read: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"launch.accelerate_config: {path} holds no settings. "
+            f"Write one with `accelerate config --config_file {path}`."
+        )
+    number = settings.get("num_processes")
+    return number if isinstance(number, int) else None
+
+
+def _finished_before(folder: TrainFolder, request: TrainRequest) -> TrainResult | None:
+    """The result of the same training, finished by a run that died before its record was written."""
+    if not (folder.result.exists() and folder.adapter.exists()):
+        return None
+    result = read_record(folder.result, TrainResult)
+    same = result.fingerprint == request.fingerprint
+    return result if same and adapter_digest(folder.adapter) == result.adapter_digest else None
+
+
+# ---------------------------------------------------------------- the process
+
+
+def _run(
+    folder: TrainFolder, request: TrainRequest, launch: LaunchConfig, on_progress: OnProgress | None
+) -> None:
+    for stale in (folder.error, folder.result, folder.progress):
+        stale.unlink(missing_ok=True)
+    checkpoint, notes = checkpoint_to_resume(folder.checkpoints, request.fingerprint)
+    resume_from = str(checkpoint) if checkpoint else None
+    write_record(folder.request, request.model_copy(update={"resume_from": resume_from}))
+    with folder.log.open("a", encoding="utf-8") as log:
+        log.writelines(f"[ct_llm] {note}\n" for note in notes)
+        log.write(f"[ct_llm] training from {checkpoint.name if checkpoint else 'the start'}\n")
+
+    progress = ProgressReader(folder.progress, on_progress)
+    status, stopped_by = run_to_end(
+        launch_command(launch, folder.request),
+        log=folder.log,
+        env=_environment(request),
+        on_poll=progress.poll,
+    )
+    if stopped_by is not None:
+        # The handlers of before are back: by default this ends in KeyboardInterrupt or the process's end.
+        signal.raise_signal(stopped_by)
+        raise StepFailedError(
+            f"training was stopped by {stopped_by.name}. The same command continues it."
+        )
+    if folder.error.exists():
+        raise read_record(folder.error, TrainFailure).as_error()
+    if status != 0 or not folder.result.exists():
+        raise StepFailedError(
+            f"the training process died (exit status {status}); the same command continues from "
+            f"its last checkpoint. The end of {folder.log}:\n{_last_lines(folder.log)}"
+        )
+
+
+def _environment(request: TrainRequest) -> dict[str, str]:
+    """Of the training processes. Base model and data lie on this disk: no network and no token."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    }
+    env["HF_HUB_OFFLINE"] = "1"
+    # Unset, accelerate makes it 1 where its configuration does not say use_cpu: half the speed and
+    # less on a machine without a GPU.
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    env.setdefault("OMP_NUM_THREADS", str(max(1, (num_cores or 1) // (request.num_processes or 1))))
+    return env
+
+
+def _last_lines(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-NUM_LOG_LINES:])
+
+
+class ProgressReader:
+    """Reads the progress file as it grows; a line that is only half there waits for its rest."""
+
+    def __init__(self, path: Path, on_progress: OnProgress | None) -> None:
+        self._path = path
+        self._on_progress = on_progress
+        self._offset = 0
+
+    def poll(self) -> None:
+        if self._on_progress is None or not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                progress = TrainProgress.model_validate_json(line)
+                self._on_progress(progress.step, progress.num_steps, progress.loss)

@@ -1,0 +1,166 @@
+"""Real instruction data, commit by commit in its own formats, on a real pre-trained tiny Llama."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ct_llm.evaluate.scores import read_scores
+from ct_llm.hub_server.server import RunningHub
+from tests.e2e.loop_world import LoopWorld
+
+pytestmark = pytest.mark.e2e
+
+# The model has no chat template and no tokens for turns: plain words mark them, and the
+# end-of-sequence token inside the generation tags ends an answer.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ 'Answer: ' }}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ 'Question: ' + message['content'] + '\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Answer: ' }}{% endif %}"
+)
+
+# Slices by likelihood, as this model has no skill to grade: stories it knows must not be forgotten.
+STORIES_TASK = """
+task: stories
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {items}
+test_split: test
+output_type: loglikelihood
+doc_to_text: context
+doc_to_target: continuation
+process_results: !function likelihood.per_byte
+metric_list:
+  - metric: per_byte_probability
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+LIKELIHOOD = """
+import math
+
+def per_byte(doc, results):
+    log_likelihood, _ = results[0]
+    return {"per_byte_probability": math.exp(log_likelihood / len(doc["continuation"].encode()))}
+"""
+STORIES_SUITE = """
+slice: stories
+description: Likelihood of children's stories, what the base model was made for
+tasks:
+  - task: stories
+    metric: per_byte_probability
+task_dir: tasks
+apply_chat_template: false
+tolerance: 0.2
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, hub: RunningHub, real_data: Path) -> LoopWorld:
+    base = tmp_path / "base"
+    shutil.copytree(real_data / "model_stories260k", base)
+    for path in base.iterdir():
+        path.chmod(0o644)
+    (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    tasks = tmp_path / "suites" / "tasks"
+    tasks.mkdir(parents=True)
+    stories = (real_data / "text" / "tinystories_sample.txt").read_text(encoding="utf-8")
+    sentences = [
+        part.strip() + "." for part in stories.replace("\n", " ").split(".") if part.strip()
+    ]
+    pairs = itertools.pairwise(sentences)
+    (tasks / "stories.jsonl").write_text(
+        "".join(json.dumps({"context": a, "continuation": " " + b}) + "\n" for a, b in pairs)
+    )
+    (tasks / "stories.yaml").write_text(
+        STORIES_TASK.format(items=json.dumps(str(tasks / "stories.jsonl")))
+    )
+    (tasks / "likelihood.py").write_text(LIKELIHOOD)
+    (tmp_path / "suites" / "stories.yaml").write_text(STORIES_SUITE)
+    world = LoopWorld(
+        tmp_path,
+        hub,
+        "real",
+        {
+            "watch": {"threshold_samples": 300},
+            "prepare": {"holdout_fraction": 0.1, "max_quarantine_fraction": 0.5},
+            "train": {
+                "lora": {"r": 8, "alpha": 16},
+                "learning_rate": 5e-3,
+                "epochs": 2,
+                "max_length": 256,
+            },
+            "evaluate": {"suites": ["suites/stories.yaml"], "newest": {"max_items": 100}},
+            "gate": {"target": "newest"},
+        },
+    )
+    world.config["base_model"]["chat_template"] = "chat_template.jinja"
+    world.push_base(base)
+    return world
+
+
+def test_two_promotions_from_files_as_they_are_in_the_wild(
+    world: LoopWorld, real_data: Path
+) -> None:
+    train = real_data / "train"
+    world.push("alpaca.json", (train / "llama_factory" / "alpaca_en_demo.json").read_bytes())
+    first = world.json("run")
+    assert first["outcome"] == "promoted"
+    newest = next(part for part in first["decision"]["slices"] if part["slice"] == "newest")
+    assert newest["state"] == "PASS"
+    assert newest["challenger_mean"] > newest["champion_mean"] + 0.05
+
+    # Other formats arrive in later commits: sharegpt turns, and alpaca rows as JSONL.
+    world.push(
+        "chats.json", (train / "chat_multi_turn" / "fastchat_dummy_conversation.json").read_bytes()
+    )
+    gsm8k = json.loads((train / "gsm8k_instruct" / "gsm_8k_train.json").read_text(encoding="utf-8"))
+    world.push("gsm8k.jsonl", "".join(json.dumps(row) + "\n" for row in gsm8k[:600]).encode())
+    second = world.json("run", code=None)
+    assert second["outcome"] in ("promoted", "rejected")
+    assert second["summary"]["parent_revision"] == first["promotion"]["revision"]
+
+    check_champion_from_the_hub(world, first)
+
+
+def check_champion_from_the_hub(world: LoopWorld, result: dict[str, object]) -> None:
+    """Load `v1` with PEFT as a user would; its scores are those that the gate saw."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base_folder = world.api.snapshot_download(
+        f"{world.owner}/base", local_dir=world.folder / "base_again"
+    )
+    adapter = world.api.snapshot_download(
+        world.adapter, revision="v1", local_dir=world.folder / "v1"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    cycle = Path(str(result["cycle_dir"]))
+    scores = [
+        score
+        for score in read_scores(cycle / "scores.parquet")
+        if score.slice == "stories" and score.adapter == "challenger"
+    ]
+    assert len(scores) > 20
+    items = [json.loads(line) for line in (world.folder / "suites/tasks/stories.jsonl").open()]
+    for score in scores[:10]:
+        item = items[int(score.item_id.split("/")[1])]
+        context = tokenizer(item["context"], add_special_tokens=False).input_ids
+        whole = tokenizer(
+            item["context"] + item["continuation"], add_special_tokens=False
+        ).input_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        picked = [logits[i - 1, whole[i]].item() for i in range(len(context), len(whole))]
+        per_byte = 2.718281828459045 ** (sum(picked) / len(item["continuation"].encode()))
+        assert per_byte == pytest.approx(score.score, abs=1e-4)
