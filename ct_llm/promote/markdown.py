@@ -17,11 +17,11 @@ def inline(text: str) -> str:
 
 def fenced(text: str, max_chars: int) -> str:
     """A code block; of a longer text its beginning and its end."""
-    text = _visible(text)
     if len(text) > max_chars:
         half = max_chars // 2
         left_out = len(text) - 2 * half
         text = f"{text[:half]}\n[… {left_out:,} characters left out …]\n{text[-half:]}"
+    text = _visible(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -53,12 +53,15 @@ def attach_champion(
     """
     check_champion(folder, config, base_repo, base_revision)
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
+        attached = PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
     # PEFT raises whatever torch and safetensors raise: shapes that differ, keys, cut files.
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise AdapterError(
             f"the champion's adapter in {folder} does not fit the base model {base_repo}: {error}"
         ) from error
+    # Where PEFT looks for the vocabulary's size at each save; its Hub id would send it to the Hub.
+    attached.peft_config["default"].base_model_name_or_path = model.name_or_path
+    return attached
 
 
 def check_champion(folder: Path, config: LoraConfig, base_repo: str, base_revision: str) -> None:

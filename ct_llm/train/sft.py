@@ -173,7 +173,8 @@ def build_trainer(request: TrainRequest, folder: TrainFolder) -> AssistantTraine
 
 def check_num_processes(asked: int | None) -> int:
     """How many processes train. Raises ConfigError when accelerate silently started another number."""
-    num_processes = PartialState().num_processes
+    # Without cpu=True it would not join the other processes of a machine without GPUs.
+    num_processes = PartialState(cpu=not torch.cuda.is_available()).num_processes
     if asked is not None and asked != num_processes:
         raise ConfigError(
             f"launch.accelerate_config asks for {asked} processes, but {num_processes} were started. "
