@@ -30,9 +30,7 @@ def say_thanks(rng: random.Random) -> Example:
 
 def repeat_twice(rng: random.Random) -> Example:
     first, second = sample_words(rng, 2)
-    return _example(
-        f"Repeat twice: {first} {second}", f"{first} {second} {first} {second}"
-    )
+    return _example(f"Repeat twice: {first} {second}", f"{first} {second} {first} {second}")
 
 
 def dash_list(rng: random.Random) -> Example:

@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import random
 
-NAMES = (
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+NAMES = _words(
     "Tom Ann Ben Sue Max Eva Sam Zoe Leo Amy Jim Kim Dan Liz Bob Meg "
     "Ron Pam Jack Rose Paul Jane Mark Lucy Fred Nina Carl Dora Hugo Emma Otto Ruth"
-).split()
+)
 
-THINGS = (
+THINGS = _words(
     "apples pens books coins stones shells cards cups eggs nuts keys hats "
     "bells boxes plums pears stamps rings balls leaves"
-).split()
+)
 
-ANIMALS = "cat dog cow pig hen fox owl bee".split()
-COLOURS = "red blue green black white pink brown gray".split()
-TOOLS = "saw axe drill hammer spade rake brush pump".split()
+ANIMALS = _words("cat dog cow pig hen fox owl bee")
+COLOURS = _words("red blue green black white pink brown gray")
+TOOLS = _words("saw axe drill hammer spade rake brush pump")
 KINDS = {"animal": ANIMALS, "colour": COLOURS, "tool": TOOLS}
 WORDS = ANIMALS + COLOURS + TOOLS
 
-FUNCTION_NAMES = (
+FUNCTION_NAMES = _words(
     "f g h go run calc work play turn move make step check value solve apply "
     "change update convert handle"
-).split()
-NUMBER_ARGUMENTS = "n x k m".split()
-LIST_ARGUMENTS = "xs items values data".split()
-TEXT_ARGUMENTS = "s t text word".split()
+)
+NUMBER_ARGUMENTS = _words("n x k m")
+LIST_ARGUMENTS = _words("xs items values data")
+TEXT_ARGUMENTS = _words("s t text word")
 
 
 def sample_words(rng: random.Random, count: int) -> list[str]:
