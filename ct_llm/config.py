@@ -4,15 +4,15 @@ Relative paths are relative to the file that names them. Every field's comment b
 `ct-llm init` and the reference say.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ct_llm.config_errors import explain, kind, nearest
 from ct_llm.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
@@ -255,7 +255,7 @@ def load_suite(name: str, folder: Path) -> Suite:
     )
     if not path.is_file():
         names = sorted(p.stem for p in shipped("eval_suites").glob("*.yaml"))
-        hint = _nearest(name, names)
+        hint = nearest(name, names)
         raise ConfigError(
             f"evaluate.suites: no suite {name!r}{hint}. Shipped: {', '.join(names)}; "
             "or give the path of a .yaml file, relative to the config."
@@ -279,7 +279,7 @@ def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [f"  {_explain(model, data, problem)}" for problem in error.errors()]
+        lines = [f"  {explain(model, data, problem)}" for problem in error.errors()]
         raise ConfigError(f"{where} is not valid:\n" + "\n".join(lines)) from None
 
 
@@ -289,7 +289,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values at the top, found {_kind(data)}.")
+        raise ConfigError(f"{path}: expected keys and values at the top, found {kind(data)}.")
     return data
 
 
@@ -327,58 +327,6 @@ def _child(place: list[Any], key: str, override: str) -> Any:
             f"(0 to {len(place) - 1})."
         )
     return place[int(key)]
-
-
-def _explain(model: type[BaseModel], data: dict[str, Any], problem: Any) -> str:
-    place = [part for part in problem["loc"] if part in _path_parts(data, problem["loc"])]
-    dotted = ".".join(str(part) for part in place)
-    if problem["type"] == "extra_forbidden":
-        section = _model_at(model, place[:-1])
-        names = list(section.model_fields) if section else []
-        return (
-            f"{dotted}: no such key{_nearest(str(place[-1]), names)}. Keys here: {', '.join(names)}"
-        )
-    if problem["type"] == "missing":
-        return f"{dotted}: missing, but required"
-    given = problem["input"]
-    found = repr(given) if isinstance(given, (str, int, float, bool)) else _kind(given)
-    return f"{dotted}: {problem['msg'].removeprefix('Value error, ')}; found {found}"
-
-
-def _path_parts(data: Any, loc: tuple[Any, ...]) -> list[Any]:
-    """The parts of a pydantic location that the file has too: unions add labels of their own."""
-    parts: list[Any] = []
-    for index, part in enumerate(loc):
-        if isinstance(data, dict) and (part in data or index == len(loc) - 1):
-            parts.append(part)
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int):
-            parts.append(part)
-            data = data[part] if part < len(data) else None
-    return parts
-
-
-def _model_at(model: type[BaseModel], place: Sequence[Any]) -> type[BaseModel] | None:
-    for part in place:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        kinds = [field.annotation, *get_args(field.annotation)] if field else []
-        models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-        if not models:
-            return None
-        model = models[0]
-    return model
-
-
-def _nearest(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "a mapping", list: "a list", str: "text", type(None): "nothing"}
-    return kinds.get(type(value), type(value).__name__)
 
 
 def _with_absolute_paths(config: CTConfig, folder: Path) -> CTConfig:

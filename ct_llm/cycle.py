@@ -118,7 +118,11 @@ class Cycle:
         from ct_llm.evaluate.evaluate import evaluate
         from ct_llm.evaluate.suite import load_suites, suite_identity
 
-        data, adapter, base = self.prepare_output(), self.train_output(), self._base_model("evaluate")
+        data, adapter, base = (
+            self.prepare_output(),
+            self.train_output(),
+            self._base_model("evaluate"),
+        )
         suites = load_suites(self.config.evaluate)
         champion = self.request.champion
         # A new order for each cycle: nobody can have tuned a challenger on the items that come first.
