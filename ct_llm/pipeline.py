@@ -76,7 +76,7 @@ def open_cycle(
 ) -> tuple[Cycle | None, TriggerDecision]:
     """The cycle to go through, its folder ready; none when there is not enough to train on."""
     from ct_llm.evaluate.suite import load_suites
-    from ct_llm.hub.adapter_repo import read_head, settle
+    from ct_llm.hub.adapter_repo import ensure_writable, read_head, settle
 
     api = hub_api(config.hub)
     check_before_training(config, load_suites(config.evaluate))
@@ -95,8 +95,9 @@ def open_cycle(
                 "there is no file whose content the champion has not seen, so there is nothing to "
                 "train on, forced or not. Add rows to the dataset repo first."
             )
+        parent = ensure_writable(api, head, private=config.hub.private)
         folder = work.cycle(found.request.cycle_id)
-        folder.begin(found.request)
+        folder.begin(found.request.model_copy(update={"head_revision": parent}))
     folder.write_config(config)
     return Cycle(config, folder, api, tell), decision
 
@@ -128,7 +129,7 @@ def look(config: CTConfig, api: "HfApi", head: "AdapterHead") -> CycleRequest:
     # already put on the Hub is found again by it.
     identity = [
         config.adapter_repo,
-        head.revision,
+        head.champion.revision if head.champion else None,
         head.last_attempt.cycle_id if head.last_attempt else None,
         [(dataset.repo, dataset.revision) for dataset in data.datasets],
     ]
@@ -149,10 +150,7 @@ def _still_holds(request: CycleRequest, config: CTConfig, head: "AdapterHead") -
     own_promotion = lineage is not None and lineage.cycle_id == request.cycle_id
     same_data = [d.repo for d in request.data.datasets] == [d.repo for d in config.datasets]
     same_repo = request.adapter_repo == config.adapter_repo
-    # A repo that was not there may have been made since, by this very cycle; it is still empty.
-    same_head = request.head_revision == head.revision or (
-        request.head_revision is None and head.champion is None
-    )
+    same_head = request.head_revision == head.revision
     return same_repo and same_data and (own_promotion or same_head)
 
 

@@ -5,6 +5,7 @@ both adapters, made from the same prompt, and the items stand in an order that w
 first score (GATE.md, preconditions).
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,8 @@ def evaluate(
     champion_digest = None if champion is None else adapter_digest(champion)
     rows = _newest_rows(config, holdout)
 
+    # Read by OpenMP when torch is loaded: threads that spin while they wait make a busy machine crawl.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ct_llm.evaluate.engine import PairEngine
     from ct_llm.evaluate.holdout_task import newest_task
 

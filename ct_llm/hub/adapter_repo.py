@@ -116,6 +116,24 @@ def read_tip(api: "HfApi", repo: str, revision: str | None = None) -> Tip | None
     return Tip(info.sha, frozenset(file.rfilename for file in info.siblings or ()))
 
 
+def ensure_writable(api: "HfApi", head: AdapterHead, *, private: bool) -> str:
+    """The head's revision, once it is sure that a promotion may be committed; makes a missing repo.
+
+    Asked before training, so that a token without the right costs a second and not a night. Raises
+    HubAccessError, HubNotFoundError, HubUnavailableError.
+    """
+    if head.revision is not None:
+        with explained("get write access to the adapter repo", head.repo):
+            api.auth_check(head.repo, repo_type="model", write=True)
+        return head.revision
+    with explained("create the adapter repo", head.repo):
+        api.create_repo(head.repo, repo_type="model", private=private, exist_ok=True)
+    tip = read_tip(api, head.repo)
+    if tip is None:
+        raise HubNotFoundError(f"adapter_repo: {head.repo} was made, but cannot be seen.")
+    return tip.revision
+
+
 def read_lineage(api: "HfApi", repo: str, revision: str) -> Lineage:
     """Raises HubNotFoundError when there is none at this revision, InputError when it is broken."""
     content = read_file(api, repo, LINEAGE, revision, "model")

@@ -232,7 +232,7 @@ def _environment(request: TrainRequest) -> dict[str, str]:
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     num_threads = max(1, (num_cores or 1) // (request.num_processes or 1))
     env.setdefault("OMP_NUM_THREADS", str(num_threads))
-    # Threads that spin while they wait made training on a busy machine 7 times slower.
+    # Threads that spin while they wait made training on a busy machine 3 to 7 times slower.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return env
 

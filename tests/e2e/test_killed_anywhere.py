@@ -14,7 +14,7 @@ from ct_llm.hub_server.server import RunningHub
 from scripts.demo_world.families import make_rows
 from scripts.demo_world.world import BASE
 from scripts.demo_world.write_suites import write_suites
-from tests.e2e.loop_world import LoopWorld
+from tests.loop_world import LoopWorld
 
 pytestmark = pytest.mark.e2e
 

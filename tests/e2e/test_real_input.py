@@ -9,7 +9,7 @@ import pytest
 
 from ct_llm.evaluate.scores import read_scores
 from ct_llm.hub_server.server import RunningHub
-from tests.e2e.loop_world import LoopWorld
+from tests.loop_world import LoopWorld
 
 pytestmark = pytest.mark.e2e
 

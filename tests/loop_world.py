@@ -29,6 +29,7 @@ class LoopWorld:
 
     def __post_init__(self) -> None:
         self.api = HfApi(endpoint=self.hub.endpoint, token=self.hub.token)
+        self.token: str | None = self.hub.token
         self.dataset = f"{self.owner}/rows"
         self.adapter = f"{self.owner}/adapter"
         self.api.create_repo(self.dataset, repo_type="dataset", exist_ok=True)
@@ -47,10 +48,11 @@ class LoopWorld:
 
     @property
     def env(self) -> dict[str, str]:
+        token = {"HF_TOKEN": self.token} if self.token else {}
         return {
             **os.environ,
+            **token,
             "HF_ENDPOINT": self.hub.endpoint,
-            "HF_TOKEN": self.hub.token,
             "HF_HOME": str(self.folder / "hf_home"),
             "PYTHONWARNINGS": "ignore",
         }
@@ -98,11 +100,16 @@ class LoopWorld:
 
     def ct_llm(self, *arguments: str, code: int | None = 0) -> str:
         """Run to the end, check the exit code, return standard output."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
+        returned, out, err = self.run_to_end(*arguments)
         assert "Traceback" not in out + err, err
-        assert code is None or process.returncode == code, f"{process.returncode}\n{out}\n{err}"
+        assert code is None or returned == code, f"{returned}\n{out}\n{err}"
         return out
+
+    def run_to_end(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out, err
 
     def json(self, *arguments: str, code: int | None = 0) -> Any:
         return json.loads(self.ct_llm(*arguments, "--json", code=code))
