@@ -244,6 +244,9 @@ def _adapter(name: Path | str, hub: HubConfig) -> tuple[Path, str | None]:
 
 
 def _base_of(adapter: Path, base_model: str | None, chat_template: Path | None) -> BaseModelConfig:
+    # An adapter whose training replaced the template brings it along.
+    own = adapter / "chat_template.jinja"
+    chat_template = chat_template or (own if own.is_file() else None)
     if base_model is not None:
         repo, _, revision = base_model.partition("@")
         return BaseModelConfig(repo=repo, revision=revision or "main", chat_template=chat_template)

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -120,21 +121,18 @@ def points(value: float | None) -> str:
 
 
 def history(entries: Sequence[CycleSummary]) -> None:
+    """A line of facts and a sentence for each cycle: fits any terminal, and greps well."""
     out = console()
     if not entries:
         out.print("No cycle yet. `ct-llm run` starts the first.")
-        return
-    table = Table(title="Cycles, newest first", title_justify="left", title_style="bold")
-    for name in ("finished", "cycle", "outcome", "champion"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("why", ratio=1)
     for entry in entries:
         review = f"review #{entry.review_number}" if entry.review_number else "–"
-        table.add_row(
-            entry.finished_at[:16].replace("T", " "),
-            entry.cycle_id,
-            Text(entry.outcome, style=STYLES[entry.outcome]),
-            f"v{entry.version}" if entry.version else review,
-            Text(entry.sentence),
+        line = Text.assemble(
+            (entry.finished_at[:16].replace("T", " "), "dim"),
+            "  ",
+            (f"{entry.outcome:<12}", STYLES[entry.outcome]),
+            f"  {f'v{entry.version}' if entry.version else review:<10}  ",
+            (entry.cycle_id, "dim"),
         )
-    out.print(table)
+        out.print(line)
+        out.print(Padding(Text(entry.sentence), (0, 0, 0, 4)))

@@ -172,17 +172,17 @@ def explain_rejection(decision: GateDecision) -> None:
     fallen = [part for part in decision.slices if part.state == "FAIL" and part.delta is not None]
     if before is None or after is None or not fallen:
         return
-    direction = "rose" if after > before else "fell"
     falls = ", ".join(
-        f"{part.slice} by {-100 * part.delta:.1f} points"
+        f"{part.slice} fell by {-100 * part.delta:.1f} points"
         for part in fallen
         if part.delta is not None
     )
+    rose = after > before
     tell(
         "What just happened",
-        f"The mean over the slices {direction} from {100 * before:.1f} % to {100 * after:.1f} %, and "
-        f"fell in {falls}.\nOne number for the whole model would have "
-        f"{'let this through' if after > before else 'hidden where it broke'}; the gate looks at each "
+        f"The mean over the slices {'rose' if rose else 'fell'} from {100 * before:.1f} % to "
+        f"{100 * after:.1f} %{', yet' if rose else ', and'} {falls}.\nOne number for the whole model "
+        f"would have {'let this through' if rose else 'hidden where it broke'}; the gate looks at each "
         "slice and kept the champion. The challenger waits in a pull request, with the items that "
         "got worse.",
     )

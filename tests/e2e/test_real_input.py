@@ -3,7 +3,10 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +120,8 @@ def test_two_promotions_from_files_as_they_are_in_the_wild(
     assert newest["state"] == "PASS"
     assert newest["challenger_mean"] > newest["champion_mean"] + 0.05
 
+    check_public_functions(world, first, train / "gpteacher" / "roleplay-instruct.json")
+
     # Other formats arrive in later commits: sharegpt turns, and alpaca rows as JSONL.
     world.push(
         "chats.json", (train / "chat_multi_turn" / "fastchat_dummy_conversation.json").read_bytes()
@@ -130,7 +135,56 @@ def test_two_promotions_from_files_as_they_are_in_the_wild(
     check_champion_from_the_hub(world, first)
 
 
-def check_champion_from_the_hub(world: LoopWorld, result: dict[str, object]) -> None:
+PUBLIC_FUNCTIONS = """
+import json, sys
+import ct_llm
+config, adapter, champion, suite, rows = sys.argv[1:]
+
+trigger = ct_llm.check_for_retraining_trigger(threshold_samples=1, config=config)
+assert not trigger and "0 of 1 new rows" in trigger.sentence, trigger
+
+rows = [
+    {"prompt": row["instruction"], "completion": row["response"]} for row in json.load(open(rows))[:12]
+]
+better = ct_llm.validate_new_model(adapter, None, rows)
+assert better and better.verdict == "promote", better.sentence
+same = ct_llm.validate_new_model(champion, adapter, rows)
+assert not same and same.verdict == "reject", same.sentence
+assert same.slices[0].delta == 0 and same.challenger_digest == better.challenger_digest
+
+against_base = ct_llm.compare(adapter, None, [suite], target="stories")
+assert [part.slice for part in against_base.slices] == ["stories"]
+assert against_base.slices[0].role == "target"
+try:
+    ct_llm.validate_new_model(adapter, None, [{"prompt": "no answer"}])
+except ct_llm.errors.DataError as error:
+    assert "columns found prompt" in str(error), error
+else:
+    raise AssertionError("a row without an answer is no test data")
+"""
+
+
+def check_public_functions(world: LoopWorld, first: dict[str, Any], rows: Path) -> None:
+    cycle = Path(first["cycle_dir"])
+    arguments = [
+        str(world.config_path),
+        str(cycle / "adapter"),
+        f"{world.adapter}@v1",
+        str(world.folder / "suites" / "stories.yaml"),
+        str(rows),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", PUBLIC_FUNCTIONS, *arguments],
+        env=world.env,
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def check_champion_from_the_hub(world: LoopWorld, result: dict[str, Any]) -> None:
     """Load `v1` with PEFT as a user would; its scores are those that the gate saw."""
     import torch
     from peft import PeftModel
@@ -145,7 +199,7 @@ def check_champion_from_the_hub(world: LoopWorld, result: dict[str, object]) -> 
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, adapter).eval()
-    cycle = Path(str(result["cycle_dir"]))
+    cycle = Path(result["cycle_dir"])
     scores = [
         score
         for score in read_scores(cycle / "scores.parquet")
