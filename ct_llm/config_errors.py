@@ -4,7 +4,13 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+
+def first_problem(error: ValidationError) -> str:
+    """Place and message of the first of pydantic's problems, for records that people do not write."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
 
 
 def explain(model: type[BaseModel], data: dict[str, Any], problem: Any) -> str:

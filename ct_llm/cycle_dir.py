@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ct_llm.config import CTConfig
+from ct_llm.config_errors import first_problem
 from ct_llm.digests import fingerprint
 from ct_llm.errors import InputError, StorageError
 from ct_llm.records import CycleRequest, CycleSummary, Record, StepName
@@ -98,17 +99,11 @@ def read_record(path: Path, model: type[Output]) -> Output:
     except FileNotFoundError:
         raise InputError(f"{path}: no such record. Run the step before it first.") from None
     except (OSError, ValidationError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            f"{path} is not a readable {model.__name__} record: {_short(error)}. "
+            f"{path} is not a readable {model.__name__} record: {problem}. "
             "It was changed by hand or written by another version; remove it to run that step again."
         ) from None
-
-
-def _short(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)
 
 
 class CycleDir:

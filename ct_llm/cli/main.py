@@ -43,6 +43,24 @@ OptionalConfig = Annotated[
 DEFAULT_CONFIG = Path("ct.yaml")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass  # the help text of the whole is the Typer's
+
+
 # ---------------------------------------------------------------- set up
 
 
@@ -93,7 +111,7 @@ def run(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Run one cycle: the whole loop, from new data to a verdict on the Hub."""
+    """Run one cycle: the whole loop, to a verdict on the Hub."""
     from ct_llm.cli import loop
     from ct_llm.config import load_config
 
@@ -125,37 +143,20 @@ def _step(name: str, cycle: Path, config: Path | None, sets: list[str], as_json:
     raise typer.Exit(loop.step(name, cycle, config, sets, as_json))
 
 
-@app.command()
-def prepare(
-    cycle: CycleFolder,
-    config: OptionalConfig = None,
-    sets: Sets = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """Turn the new rows into a training set, a holdout and a quarantine."""
-    _step("prepare", cycle, config, sets, as_json)
+def _add_step(name: str, help_text: str) -> None:
+    @app.command(name, help=help_text)
+    def command(
+        cycle: CycleFolder,
+        config: OptionalConfig = None,
+        sets: Sets = [],  # noqa: B006
+        as_json: Json = False,
+    ) -> None:
+        _step(name, cycle, config, sets, as_json)
 
 
-@app.command()
-def train(
-    cycle: CycleFolder,
-    config: OptionalConfig = None,
-    sets: Sets = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """Train the challenger on the prepared rows."""
-    _step("train", cycle, config, sets, as_json)
-
-
-@app.command()
-def evaluate(
-    cycle: CycleFolder,
-    config: OptionalConfig = None,
-    sets: Sets = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """Score champion and challenger, item by item."""
-    _step("evaluate", cycle, config, sets, as_json)
+_add_step("prepare", "Turn new rows into a training set, a holdout and a quarantine.")
+_add_step("train", "Train the challenger on the prepared rows.")
+_add_step("evaluate", "Score champion and challenger, item by item.")
 
 
 @app.command()
@@ -225,17 +226,11 @@ def history(
     limit: Annotated[int, typer.Option(help="How many cycles, newest first.", min=1)] = 20,
     as_json: Json = False,
 ) -> None:
-    """Every cycle in the ledger: promoted, rejected, inconclusive, rolled back."""
+    """Every cycle of the ledger, newest first, and why."""
     from ct_llm.cli import registry
     from ct_llm.config import load_config
 
     registry.history(load_config(config, sets), limit, as_json)
-
-
-@app.command()
-def version() -> None:
-    """Print the version of ct_llm."""
-    print_line(__version__)
 
 
 def print_line(text: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ct_llm.config_errors import first_problem
 from ct_llm.digests import ADAPTER_FILES, adapter_digest
 from ct_llm.errors import AdapterError, HubAccessError, HubNotFoundError, InputError
 from ct_llm.hub.client import explained, read_file
@@ -142,10 +143,8 @@ def read_lineage(api: "HfApi", repo: str, revision: str) -> Lineage:
     try:
         return Lineage.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "file"
         raise InputError(
-            f"{repo} at {revision[:12]}: {LINEAGE} is not a lineage ({place}: {first['msg']}). It "
+            f"{repo} at {revision[:12]}: {LINEAGE} is not a lineage ({first_problem(error)}). It "
             "was changed by hand or by another version. Restore the file from the newest tag vN, "
             "or delete it: the adapter then counts as one of unknown data (version 0)."
         ) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ct_llm.config_errors import first_problem
 from ct_llm.errors import HubNotFoundError, HubUnavailableError, InputError
 from ct_llm.hub.client import explained, read_file
 from ct_llm.records import CycleSummary
@@ -151,9 +152,7 @@ def _parse(repo: str, path: str, content: bytes) -> CycleSummary:
     try:
         return CycleSummary.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "file"
         raise InputError(
-            f"{repo}, branch {BRANCH}: {path} is not a cycle's entry ({place}: {first['msg']}). It "
+            f"{repo}, branch {BRANCH}: {path} is not a cycle's entry ({first_problem(error)}). It "
             "was changed by hand or by another version; restore it from the branch's history."
         ) from None
