@@ -21,27 +21,27 @@ def write_held_out(rows: Path | Sequence[dict[str, Any]], path: Path) -> int:
     something else than was asked.
     """
     if isinstance(rows, Path):
-        return _write(rows, rows.name, path)
+        return _write(rows, path)
     with tempfile.TemporaryDirectory(prefix="ct_llm_") as folder:
         file = Path(folder) / "test_data.jsonl"
         with file.open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(row) + "\n" for row in rows)
-        return _write(file, "test_data", path)
+        return _write(file, path)
 
 
-def _write(file: Path, name: str, path: Path) -> int:
-    source = DataSource(SourceFile("local", name, file), "auto", "the rows' format")
+def _write(file: Path, path: Path) -> int:
+    source = DataSource(SourceFile("test set", file.name, file), "auto", "the rows' format")
     written: set[bytes] = set()
     with table(path, HOLDOUT) as append:
         for found in clean_rows(source, MAX_CHARS):
             if isinstance(found, RejectedRow):
                 raise DataError(
-                    f"{name}: row {found.row_index} cannot be used ({found.reason}): "
+                    f"{file.name}: row {found.row_index} cannot be used ({found.reason}): "
                     f"{found.original[:200]}. Mend it or take it out."
                 )
             if found.id.row not in written:
                 written.add(found.id.row)
                 append((found.id.row.hex(), *found.row))
-    if not written:
-        raise DataError(f"{name} holds no rows. Give at least one.")
+        if not written:
+            raise DataError(f"{file.name} holds no rows. Give at least one.")
     return len(written)

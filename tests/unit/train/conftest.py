@@ -1,6 +1,7 @@
 """A cycle that could be trained, and a stand-in for `accelerate launch` where a test needs one."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,11 @@ def run_train(
         )
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def sigint_as_in_a_terminal() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would this process and its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
