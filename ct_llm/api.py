@@ -19,12 +19,13 @@ from ct_llm.config import (
     NewestConfig,
     WatchConfig,
     load_config,
+    validate,
 )
 from ct_llm.cycle import Cycle
 from ct_llm.cycle_dir import CycleDir
 from ct_llm.errors import AdapterError, DataError, InputError
 from ct_llm.hub.client import fetch_base_model, hub_api
-from ct_llm.pipeline import look
+from ct_llm.pipeline import check_target, look
 from ct_llm.records import (
     CycleSummary,
     EvalResult,
@@ -40,12 +41,14 @@ def check_for_retraining_trigger(
     """Are there at least `threshold_samples` rows that neither champion nor last attempt has used?
 
     True in a condition when training is due; `sentence` and `reasons` say why or why not. Reads
-    commits and file footers on the Hub, changes nothing. Raises CtError.
+    commits and file footers on the Hub, changes nothing. `threshold_samples` stands in for the
+    config's `watch.threshold_samples`. Raises CtError.
     """
     from ct_llm.hub.adapter_repo import read_head
 
     loaded = _config(config)
-    loaded = loaded.model_copy(update={"watch": WatchConfig(threshold_samples=threshold_samples)})
+    watch = validate(WatchConfig, {"threshold_samples": threshold_samples}, "threshold_samples")
+    loaded = loaded.model_copy(update={"watch": watch})
     api = hub_api(loaded.hub)
     return look(loaded, api, read_head(api, loaded.adapter_repo)).decision
 
@@ -70,7 +73,11 @@ def evaluate(
     return _evaluate(
         challenger,
         champion,
-        EvaluateConfig(suites=list(suites), newest=NewestConfig(enabled=False), limit=limit),
+        validate(
+            EvaluateConfig,
+            {"suites": list(suites), "newest": {"enabled": False}, "limit": limit},
+            "evaluate",
+        ),
         holdout=None,
         base_model=base_model,
         chat_template=chat_template,
@@ -96,6 +103,8 @@ def compare(
 
     Raises CtError.
     """
+    config = (gate_config or GateConfig()).model_copy(update={"target": target})
+    _check_target(config, EvaluateConfig(suites=list(suites), newest=NewestConfig(enabled=False)))
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ct_llm_")))
         result = evaluate(
@@ -108,7 +117,6 @@ def compare(
             folder=place,
             hub=hub,
         )
-        config = (gate_config or GateConfig()).model_copy(update={"target": target})
         return _gate(config, result, place)
 
 
@@ -133,6 +141,7 @@ def validate_new_model(
     """
     from ct_llm.prepare.held_out import write_held_out
 
+    _check_target(gate_config or GateConfig(), EvaluateConfig(suites=list(suites)))
     with tempfile.TemporaryDirectory(prefix="ct_llm_") as temporary:
         folder = Path(temporary)
         num_rows = write_held_out(_rows(test_data), folder / "holdout.parquet")
@@ -156,6 +165,7 @@ def promote(cycle: Path | str, *, config: CTConfig | Path | str | None = None) -
     cycle: the cycle's folder. Raises CtError.
     """
     folder = CycleDir(Path(cycle))
+    folder.request()  # raises where there is no cycle, before anything is written there
     loaded = folder.config() if config is None else _config(config)
     with folder.locked():
         step = Cycle(loaded, folder, hub_api(loaded.hub), lambda _: None)
@@ -182,6 +192,13 @@ def rollback(
 
 def _config(config: CTConfig | Path | str) -> CTConfig:
     return config if isinstance(config, CTConfig) else load_config(config)
+
+
+def _check_target(config: GateConfig, evaluation: EvaluateConfig) -> None:
+    """A slice that is not there is said before the evaluation, not after it."""
+    from ct_llm.evaluate.suite import load_suites
+
+    check_target(config.target, evaluation, load_suites(evaluation))
 
 
 def _evaluate(
@@ -222,7 +239,7 @@ def _gate(config: GateConfig, result: EvalResult, folder: Path) -> GateDecision:
     from ct_llm.evaluate.scores import read_scores
     from ct_llm.gate.gate import gate
 
-    return gate(config, result, read_scores(folder / result.scores_path))
+    return gate(config, result, read_scores(folder / result.scores_path, result.scores_digest))
 
 
 def _adapter(name: Path | str, hub: HubConfig) -> tuple[Path, str | None]:
@@ -253,7 +270,9 @@ def _base_of(adapter: Path, base_model: str | None, chat_template: Path | None) 
     try:
         named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         repo, revision = named["base_model_name_or_path"], named.get("revision") or "main"
-    except (OSError, ValueError, KeyError) as error:
+        if not isinstance(repo, str) or not isinstance(revision, str):
+            raise TypeError(f"base_model_name_or_path is {repo!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(
             f"{adapter}/adapter_config.json does not name the base model ({error}). Give base_model."
         ) from None

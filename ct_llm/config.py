@@ -37,8 +37,8 @@ class BaseModelConfig(_Section):
     revision: str = "main"
     """Branch, tag or commit; resolved to a commit and recorded."""
     chat_template: Path | None = None
-    """A .jinja file that replaces the tokenizer's template; needed where it has none, or none with
-    {% generation %} around the assistant's words."""
+    """A .jinja file that replaces the tokenizer's template; needed where it has none, or one that
+    neither marks the assistant's words with {% generation %} nor is known to TRL."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
@@ -65,7 +65,7 @@ class HubConfig(_Section):
     def _plain_url(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", value):
             raise ValueError("must be http(s)://host[:port], without user or password")
-        return value
+        return value and value.rstrip("/")
 
 
 class WatchConfig(_Section):
@@ -147,7 +147,7 @@ class EvaluateConfig(_Section):
     """At most this many items a task (the first ones), for a trial; the verdict is about those items."""
     batch_size: int | Literal["auto"] = "auto"
     order_seed: int = 0
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
 
 
 class GateConfig(_Section):
@@ -286,7 +286,7 @@ def validate(model: type[Model], data: dict[str, Any], where: str) -> Model:
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values at the top, found {kind(data)}.")
@@ -300,7 +300,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected a.b=value, for instance train.lora.r=32.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from None
     place: Any = data
     for key in keys[:-1]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ct_llm.config import CTConfig
 from ct_llm.cycle_dir import CycleDir, now
 from ct_llm.digests import fingerprint
-from ct_llm.errors import ConfigError, InputError, SecurityError
+from ct_llm.errors import AdapterError, ConfigError, DataError, InputError, SecurityError
 from ct_llm.hub.client import BaseModelFolder, fetch_base_model
 from ct_llm.records import (
     STEPS,
@@ -81,9 +81,19 @@ class Cycle:
         return data
 
     def train(self) -> TrainedAdapter:
+        from ct_llm.evaluate.evaluate import check_before_training
+        from ct_llm.evaluate.suite import load_suites
         from ct_llm.train.train import train
 
         data, base = self.prepare_output(), self._base_model("train")
+        if self.dir.record("train") is None:
+            self._say("train", "checking the evaluation's tasks first", 0.0)
+            check_before_training(
+                self.config.evaluate,
+                load_suites(self.config.evaluate),
+                base=base,
+                champion=self._champion_folder(),
+            )
         continued = self.config.train.start_from == "champion" and self.request.champion is not None
         champion = self._champion_folder() if continued else None
         revision = self.request.champion.revision if continued and self.request.champion else None
@@ -97,7 +107,13 @@ class Cycle:
         adapter = self.dir.step(
             "train",
             config=self.config.train,
-            inputs=[data.digest, base.revision, _template(self.config), revision],
+            inputs=[
+                data.digest,
+                base.revision,
+                self.config.base_model.dtype,
+                _template(self.config),
+                revision,
+            ],
             output=TrainedAdapter,
             run=lambda: train(
                 self.config.train,
@@ -123,6 +139,12 @@ class Cycle:
             self.train_output(),
             self._base_model("evaluate"),
         )
+        if adapter.base_revision != base.revision:
+            raise InputError(
+                f"{self.dir.path}: the adapter was trained on {adapter.base_model} at "
+                f"{adapter.base_revision}, but base_model is at {base.revision} now. Pin "
+                "base_model.revision, or run the train step again."
+            )
         suites = load_suites(self.config.evaluate)
         champion = self.request.champion
         # A new order for each cycle: nobody can have tuned a challenger on the items that come first.
@@ -137,6 +159,7 @@ class Cycle:
                 adapter.digest,
                 champion.revision if champion else None,
                 base.revision,
+                self.config.base_model.dtype,
                 _template(self.config),
                 data.digest,
             ],
@@ -169,7 +192,9 @@ class Cycle:
             inputs=[result],
             output=GateDecision,
             run=lambda: gate(
-                self.config.gate, result, read_scores(self.dir.path / result.scores_path)
+                self.config.gate,
+                result,
+                read_scores(self.dir.path / result.scores_path, result.scores_digest),
             ),
         )
         self._say("gate", decision.sentence, 1.0)
@@ -180,6 +205,7 @@ class Cycle:
 
         data, adapter = self.prepare_output(), self.train_output()
         decision = self.dir.output("gate", GateDecision)
+        self._say("promote", f"to {self.request.adapter_repo}: {decision.verdict}", 0.0)
         if decision.challenger_digest != adapter.digest:
             raise SecurityError(
                 f"{self.dir.path}: the gate decided on adapter {decision.challenger_digest[:12]}, "
@@ -211,16 +237,22 @@ class Cycle:
         from ct_llm.hub.ledger import append_to_ledger
         from ct_llm.promote.promote import summarise_cycle
 
+        decision = self.dir.output("gate", GateDecision)
+        promotion = self.dir.output("promote", PromotionRecord)
         done = self.dir.outcome()
-        if done is not None:
+        if done is not None and (done.challenger_digest, done.revision, done.review_number) == (
+            decision.challenger_digest,
+            promotion.revision,
+            promotion.review_number,
+        ):
             return done
         records = {name: self.dir.record(name) for name in STEPS}
         summary = summarise_cycle(
             self.request,
             self.request.data,
             self.prepare_output(),
-            self.dir.output("gate", GateDecision),
-            self.dir.output("promote", PromotionRecord),
+            decision,
+            promotion,
             {name: record.seconds for name, record in records.items() if record},
             now(),
         )
@@ -238,10 +270,13 @@ class Cycle:
 
     @contextmanager
     def failing_for_good_is_noted(self) -> Iterator[None]:
-        """Bad input stays bad: the next run looks for newer data instead of failing here again."""
+        """Bad data stays bad: the next run looks for newer rows instead of failing here again.
+
+        What is mended outside (a token, a name in the config) leaves the cycle to be continued.
+        """
         try:
             yield
-        except (InputError, SecurityError) as error:
+        except (DataError, AdapterError, SecurityError) as error:
             self.dir.note_failure(str(error))
             raise
 
@@ -278,6 +313,7 @@ def _template(config: CTConfig) -> str | None:
     path = config.base_model.chat_template
     if path is None:
         return None
-    if not path.is_file():
-        raise ConfigError(f"base_model.chat_template: {path} is not a file.")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"base_model.chat_template: {path} cannot be read: {error}") from None

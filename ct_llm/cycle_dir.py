@@ -28,7 +28,7 @@ from ct_llm.config import CTConfig
 from ct_llm.config_errors import first_problem
 from ct_llm.digests import fingerprint
 from ct_llm.errors import InputError, StorageError
-from ct_llm.records import CycleRequest, CycleSummary, Record, StepName
+from ct_llm.records import STEPS, CycleRequest, CycleSummary, Record, StepName
 
 Output = TypeVar("Output", bound=BaseModel)
 
@@ -120,7 +120,8 @@ class CycleDir:
 
     def begin(self, request: CycleRequest) -> None:
         """Write what the cycle is asked to do; steps that finished in an earlier try stay valid."""
-        (self.path / "failed.json").unlink(missing_ok=True)
+        for stale in ("failed.json", "outcome.json"):
+            (self.path / stale).unlink(missing_ok=True)
         write_record(self.path / "cycle.json", request)
 
     def write_config(self, config: CTConfig) -> None:
@@ -174,6 +175,10 @@ class CycleDir:
         done = self.record(name)
         if done is not None and done.inputs == key:
             return output.model_validate(done.output)
+        # From here on the files beside the records change: neither this step's record nor those
+        # of the steps after it speak of them any more, whenever this process dies.
+        for stale in STEPS[STEPS.index(name) :]:
+            (self.path / f"{stale}.json").unlink(missing_ok=True)
         started, clock = now(), time.monotonic()
         result = run()
         record = StepRecord(
@@ -213,10 +218,14 @@ class WorkDir:
         self.path = path
 
     def cycles(self) -> list[CycleDir]:
-        """Oldest first; only those whose request was written."""
-        folder = self.path / "cycles"
-        found = [CycleDir(p.parent) for p in folder.glob("*/cycle.json")] if folder.is_dir() else []
-        return sorted(found, key=lambda cycle: cycle.request().created_at)
+        """Oldest first; those that another version wrote, and this one cannot read, are left out."""
+        found: list[tuple[str, CycleDir]] = []
+        for path in (self.path / "cycles").glob("*/cycle.json"):
+            cycle = CycleDir(path.parent)
+            with suppress(InputError):
+                cycle.outcome()
+                found.append((cycle.request().created_at, cycle))
+        return [cycle for _, cycle in sorted(found, key=lambda pair: pair[0])]
 
     def cycle(self, cycle_id: str) -> CycleDir:
         return CycleDir(self.path / "cycles" / cycle_id)

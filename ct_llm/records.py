@@ -235,6 +235,8 @@ class SliceVerdict(Record):
     strict: bool
     floor: float | None = None
     floor_met: bool | None = None
+    in_percent: bool = True
+    """Scores lie in [0, 1], so people read them in percent and points."""
     wins: int = 0
     losses: int = 0
     ties: int = 0

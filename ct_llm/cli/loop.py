@@ -63,7 +63,7 @@ def _print_result(config: CTConfig, result: CycleResult) -> None:
         )
 
 
-def plan(config: CTConfig, as_json: bool) -> int:
+def plan(config: CTConfig, force: bool, as_json: bool) -> int:
     """`run --dry-run`: everything that a cycle would go by, with nothing changed anywhere."""
     from ct_llm.evaluate.suite import load_suites
     from ct_llm.hub.adapter_repo import read_head
@@ -71,7 +71,8 @@ def plan(config: CTConfig, as_json: bool) -> int:
     suites = load_suites(config.evaluate)
     check_before_training(config, suites)
     api = hub_api(config.hub)
-    found = find_cycle(config, api, read_head(api, config.adapter_repo))
+    with show.working("looking at the Hub", quiet=as_json):
+        found = find_cycle(config, api, read_head(api, config.adapter_repo), force=force)
     request, resumed = found.request, found.unfinished is not None
     starts = resumed or request.decision.should_train
     if as_json:
@@ -105,14 +106,16 @@ def watch(config: CTConfig, begin: bool, as_json: bool) -> int:
         from ct_llm.hub.adapter_repo import read_head
 
         api = hub_api(config.hub)
-        decision, folder = look(config, api, read_head(api, config.adapter_repo)).decision, None
+        with show.working("looking at the Hub", quiet=as_json):
+            decision = look(config, api, read_head(api, config.adapter_repo)).decision
+        folder = None
     if as_json:
         show.as_json({"decision": decision, "cycle": folder})
     else:
         show.trigger(decision)
         if folder is not None:
             typer.echo(f"Cycle begun: {folder}. Next: ct-llm prepare --cycle {folder}")
-    return 0 if decision.should_train else errors.EXIT_NOTHING_TO_DO
+    return 0 if folder is not None or decision.should_train else errors.EXIT_NOTHING_TO_DO
 
 
 def step(name: str, folder: Path, config: Path | None, sets: list[str], as_json: bool) -> int:
@@ -121,6 +124,7 @@ def step(name: str, folder: Path, config: Path | None, sets: list[str], as_json:
     with ShowProgress(quiet=as_json) as progress:
         cycle = _cycle(folder, config, sets, progress)
         with cycle.dir.locked():
+            cycle.dir.write_config(cycle.config)
             output = getattr(cycle, name)()
             if name == "promote":
                 cycle.finish()
@@ -143,7 +147,9 @@ def gate_dry_run(folder: Path, config: Path | None, sets: list[str], as_json: bo
 
     cycle = _cycle(folder, config, sets, ShowProgress(quiet=True))
     result = cycle.dir.output("evaluate", EvalResult)
-    decision = gate(cycle.config.gate, result, read_scores(folder / result.scores_path))
+    decision = gate(
+        cycle.config.gate, result, read_scores(folder / result.scores_path, result.scores_digest)
+    )
     show.as_json(decision) if as_json else show.decision(decision)
     return VERDICT_CODES[decision.verdict]
 
@@ -174,7 +180,6 @@ def _cycle(folder: Path, config: Path | None, sets: list[str], progress: ShowPro
     directory = CycleDir(folder)
     if config is not None:
         loaded = load_config(config, sets)
-        directory.write_config(loaded)
     elif sets:
         raise errors.ConfigError("--set needs --config: the cycle's own configuration is fixed.")
     else:

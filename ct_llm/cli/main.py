@@ -22,9 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-hub_app = typer.Typer(
-    help="A Hub of your own, for laptops and closed networks.", no_args_is_help=True
-)
+hub_app = typer.Typer(help="A Hub of your own, on loopback.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(hub_app, name="hub")
 
@@ -41,6 +39,7 @@ OptionalConfig = Annotated[
 ]
 
 DEFAULT_CONFIG = Path("ct.yaml")
+INTERRUPTED = 130
 
 
 def _print_version(wanted: bool) -> None:
@@ -116,7 +115,7 @@ def run(
     from ct_llm.config import load_config
 
     loaded = load_config(config, sets)
-    code = loop.plan(loaded, as_json) if dry_run else loop.run(loaded, force, as_json)
+    code = loop.plan(loaded, force, as_json) if dry_run else loop.run(loaded, force, as_json)
     raise typer.Exit(code)
 
 
@@ -241,14 +240,19 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a message and an exit code, not a traceback."""
     # Steps say themselves what they fetch; bars of several libraries at once would say nothing.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app(args=arguments)
     except errors.CtError as error:
         typer.echo(f"ct-llm: {error}", err=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("ct-llm: interrupted; run the same command again to go on from here.", err=True)
-        raise SystemExit(130) from None
+    except OSError as error:
+        typer.echo(f"ct-llm: {error}. Mend it, then run the same command again.", err=True)
+        raise SystemExit(errors.EXIT_RETRYABLE) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            typer.echo("ct-llm: interrupted; the same command goes on from here.", err=True)
+        raise
 
 
 if __name__ == "__main__":

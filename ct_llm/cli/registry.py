@@ -24,7 +24,8 @@ def rollback(
         else:
             typer.echo(f"Would make {target.tag} ({target.revision[:12]}) the head of main again.")
         return
-    summary = promote_rollback.rollback(api, config.adapter_repo, to=version, reason=reason)
+    with show.working("rolling back", quiet=as_json):
+        summary = promote_rollback.rollback(api, config.adapter_repo, to=version, reason=reason)
     if as_json:
         show.as_json(summary)
     else:
@@ -34,24 +35,28 @@ def rollback(
 def history(config: CTConfig, limit: int, as_json: bool) -> None:
     from ct_llm.hub.ledger import read_ledger
 
-    entries = read_ledger(hub_api(config.hub), config.adapter_repo, limit)
-    show.as_json(entries) if as_json else show.history(entries)
+    api = hub_api(config.hub)
+    with show.working("reading the ledger", quiet=as_json):
+        entries = read_ledger(api, config.adapter_repo, limit)
+    show.as_json({"cycles": entries}) if as_json else show.history(entries)
 
 
 def status(config: CTConfig, as_json: bool) -> None:
     from ct_llm.hub.adapter_repo import read_head
-    from ct_llm.pipeline import look
+    from ct_llm.pipeline import look, still_holds
 
     api = hub_api(config.hub)
-    head = read_head(api, config.adapter_repo)
-    request = look(config, api, head)
-    open_cycles = [cycle for cycle in WorkDir(config.work_dir).cycles() if cycle.outcome() is None]
+    with show.working("looking at the Hub", quiet=as_json):
+        head = read_head(api, config.adapter_repo)
+        request = look(config, api, head)
     under_way = {
         cycle.cycle_id: {
             "finished_steps": ["watch", *(s for s in STEPS if cycle.record(s) is not None)],
-            "failure": cycle.failure(),
+            "stopped": cycle.failure(),
         }
-        for cycle in open_cycles
+        for cycle in WorkDir(config.work_dir).cycles()
+        # One that the champion has overtaken is over too, only nobody has written it down.
+        if cycle.outcome() is None and still_holds(cycle, config, head)
     }
     if as_json:
         show.as_json(
@@ -82,6 +87,7 @@ def status(config: CTConfig, as_json: bool) -> None:
         table.add_row("last cycle", Text(f"{last.outcome}: {last.sentence}"))
     for cycle_id, state in under_way.items():
         steps = ", ".join(state["finished_steps"])
-        stopped = f"; stopped: {state['failure']}" if state["failure"] else ""
-        table.add_row("under way", Text(f"{cycle_id}: finished {steps}{stopped}"))
+        stopped = f"; stopped by: {state['stopped']}" if state["stopped"] else ""
+        label = "stopped" if state["stopped"] else "under way"
+        table.add_row(label, Text(f"{cycle_id}: finished {steps}{stopped}"))
     show.console().print(table)

@@ -1,7 +1,8 @@
 """Records as people read them: tables and sentences. Numbers stand as the records have them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -40,6 +41,13 @@ def console() -> Console:
     return Console(highlight=False)
 
 
+@contextmanager
+def working(doing: str, *, quiet: bool) -> Iterator[None]:
+    """A sign of life on a terminal's standard error while the Hub is asked."""
+    with Console(stderr=True, quiet=quiet).status(f"{doing} …"):
+        yield
+
+
 def as_json(value: Any) -> None:
     """One JSON object on standard output; records as they are stored."""
 
@@ -66,8 +74,8 @@ def reasons(decision: TriggerDecision) -> None:
     for reason in decision.reasons:
         table.add_row(
             reason.rule,
-            f"{reason.value:,.6g}",
-            f"{reason.threshold:,.6g}",
+            number(reason.value),
+            number(reason.threshold),
             "yes" if reason.met else "no",
             Text(reason.sentence),
         )
@@ -92,32 +100,43 @@ def slices(decided: GateDecision) -> Table:
         table.add_row(
             f"{verdict.slice} (target)" if verdict.role == "target" else verdict.slice,
             str(verdict.num_items),
-            percent(verdict.champion_mean),
-            percent(verdict.challenger_mean),
-            points(verdict.delta),
-            f"{relation} {points(verdict.threshold)}",
+            mean(verdict.champion_mean, verdict.in_percent),
+            mean(verdict.challenger_mean, verdict.in_percent),
+            change(verdict.delta, verdict.in_percent),
+            f"{relation} {change(verdict.threshold, verdict.in_percent)}",
             Text(STATES[verdict.state], style=STYLES[verdict.state]),
         )
     if decided.overall_champion_mean is not None and decided.overall_challenger_mean is not None:
+        in_percent = all(verdict.in_percent for verdict in decided.slices)
         delta = decided.overall_challenger_mean - decided.overall_champion_mean
         table.add_section()
         table.add_row(
             "mean of guards",
             "",
-            percent(decided.overall_champion_mean),
-            percent(decided.overall_challenger_mean),
-            points(delta),
+            mean(decided.overall_champion_mean, in_percent),
+            mean(decided.overall_challenger_mean, in_percent),
+            change(delta, in_percent),
             style="dim",
         )
     return table
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
 
-def points(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.1f}"
+def mean(value: float | None, in_percent: bool = True) -> str:
+    """In percent where scores lie in [0, 1], else as they are."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if in_percent else f"{value:.2f}"
+
+
+def change(value: float | None, in_percent: bool = True) -> str:
+    """In points where scores lie in [0, 1], else as it is."""
+    if value is None:
+        return "–"
+    return f"{100 * value:+.1f}" if in_percent else f"{value:+.2f}"
 
 
 def history(entries: Sequence[CycleSummary]) -> None:

@@ -55,6 +55,19 @@ class PairEngine:
             self._check_effect()
             self.lm = _lm_eval_model(self.model, self.tokenizer, batch_size)
 
+    @classmethod
+    def load(
+        cls, base: BaseModelFolder, base_config: BaseModelConfig, **settings: Any
+    ) -> "PairEngine":
+        """As the constructor; a device without room for the model is a StepFailedError."""
+        try:
+            return cls(base, base_config, **settings)
+        except torch.OutOfMemoryError as error:
+            raise StepFailedError(
+                f"the device has no room for base model {base.repo}: {error}. Free it, take a larger "
+                "one, or set base_model.dtype: bfloat16."
+            ) from error
+
     @property
     def max_length(self) -> int:
         """The model's context, in tokens."""

@@ -66,7 +66,7 @@ def evaluate(
     from ct_llm.evaluate.engine import PairEngine
     from ct_llm.evaluate.holdout_task import newest_task
 
-    engine = PairEngine(
+    engine = PairEngine.load(
         base,
         base_config,
         challenger=challenger,
@@ -104,6 +104,27 @@ def evaluate(
     )
 
 
+def check_before_training(
+    config: EvaluateConfig,
+    suites: Sequence[Suite],
+    *,
+    base: BaseModelFolder,
+    champion: Path | None,
+    on_progress: Say | None = None,
+) -> None:
+    """Load every task with its documents, and look at the champion: what is wrong is said now.
+
+    A misspelt task or a champion of another base costs seconds here, and would cost the training
+    if `evaluate` found it. Raises as `evaluate` does.
+    """
+    from ct_llm.evaluate.adapter_check import check_adapter
+
+    if champion is not None:
+        check_adapter("champion", champion, base)
+    with _loaded(config, suites, None, on_progress or (lambda _: None)):
+        pass
+
+
 def _newest_rows(config: EvaluateConfig, holdout: Path | None) -> list[tuple[str, Messages]]:
     if not config.newest.enabled or holdout is None:
         return []
@@ -113,9 +134,12 @@ def _newest_rows(config: EvaluateConfig, holdout: Path | None) -> list[tuple[str
 
 @contextmanager
 def _loaded(
-    config: EvaluateConfig, suites: Sequence[Suite], engine: "PairEngine", say: Say
+    config: EvaluateConfig, suites: Sequence[Suite], engine: "PairEngine | None", say: Say
 ) -> Iterator[list[tuple[Suite, list["EvalTask"], str | None]]]:
-    """Each suite with its tasks, or with the reason why it is not evaluated."""
+    """Each suite with its tasks, or with the reason why it is not evaluated.
+
+    engine: None where only the tasks themselves are to be checked.
+    """
     from ct_llm.evaluate.tasks import load_tasks
 
     with tempfile.TemporaryDirectory(prefix="ct_llm_items_") as cache:
@@ -126,8 +150,9 @@ def _loaded(
                 ready.append((suite, [], f"it runs generated code, and {problem}"))
                 continue
             tasks = load_tasks(suite, config.limit, Path(cache))
-            for task in tasks:
-                engine.check(task)
+            if engine is not None:
+                for task in tasks:
+                    engine.check(task)
             say(f"{suite.slice}: {', '.join(task.name for task in tasks)}")
             ready.append((suite, tasks, None))
         yield ready

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct_llm.cycle_dir import write_atomically
+from ct_llm.digests import file_sha256
 from ct_llm.errors import InputError
 from ct_llm.records import ItemScore
 
@@ -54,9 +55,16 @@ def write_scores(path: Path, scores: Sequence[ItemScore]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_scores(path: Path) -> list[ItemScore]:
-    """Every row in file order. Raises InputError when the file is missing or is no scores file."""
+def read_scores(path: Path, digest: str | None = None) -> list[ItemScore]:
+    """Every row in file order. `digest`: the sha256 that the file must have.
+
+    Raises InputError when the file is missing, is no scores file or has another digest.
+    """
     try:
+        if digest is not None and file_sha256(path) != digest:
+            raise InputError(
+                f"{path} was changed after it was evaluated. Run `ct-llm evaluate` again."
+            )
         table = pq.read_table(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such scores file. Run `ct-llm evaluate` first.") from None

@@ -138,6 +138,7 @@ def _decide_slice(
             threshold=threshold,
             strict=is_target,
             floor=scores.floor,
+            in_percent=_in_percent(scores),
             evidence={"not_evaluated": scores.not_evaluated},
             sentence="",
         )
@@ -171,6 +172,7 @@ def _decide_slice(
         threshold=threshold,
         strict=is_target,
         floor=scores.floor,
+        in_percent=_in_percent(scores),
         floor_met=None if scores.floor is None else challenger_mean >= scores.floor - SLACK,
         wins=wins,
         losses=losses,
@@ -200,6 +202,10 @@ def _evidence(
         "p_pass": state.p_pass,
         "p_fail": state.p_fail,
     }
+
+
+def _in_percent(scores: SliceScores) -> bool:
+    return (scores.score_low, scores.score_high) == (0.0, 1.0)
 
 
 def _scale(scores: SliceScores, verdict: SliceVerdict) -> Scale:

@@ -217,15 +217,3 @@ def tag_version(api: "HfApi", repo: str, lineage: Lineage, revision: str) -> str
             "tag, then run the same command again."
         )
     return tag
-
-
-def settle(api: "HfApi", head: AdapterHead) -> None:
-    """Set the head's tag when it is missing.
-
-    That is so after a machine was lost between commit and tag, and after a person merged a review.
-    """
-    lineage = head.champion.lineage if head.champion else None
-    if lineage is None or head.revision is None:
-        return
-    if lineage.version not in read_versions(api, head.repo):
-        tag_version(api, head.repo, lineage, head.revision)

@@ -3,6 +3,7 @@
 Whether the Hub is huggingface.co or one of our own is decided by the endpoint alone.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,18 @@ def explained(doing: str, repo: str = "") -> Iterator[None]:
             f"({type(error).__name__}). Check the network, hub.endpoint and HF_ENDPOINT, then run "
             "the same command again."
         ) from error
+    except json.JSONDecodeError as error:
+        raise HubUnavailableError(
+            f"could not {doing}{where}: the answer was no JSON, so something else than a Hub has "
+            "answered (a proxy, a login page). Check the network and hub.endpoint."
+        ) from error
+    except RuntimeError as error:
+        # hf_xet, which moves large files, knows no other class for a connection that broke.
+        if "CAS" not in str(error) and "Task error" not in str(error):
+            raise
+        raise HubUnavailableError(
+            f"could not {doing}{where}: the transfer broke ({error}). Run the same command again."
+        ) from error
     except OSError as error:
         raise StorageError(f"could not {doing}{where}: {error.strerror or error}.") from error
 
@@ -200,9 +213,7 @@ def fetch_base_model(api: "HfApi", config: BaseModelConfig) -> BaseModelFolder:
     """
     local = Path(config.repo)
     if local.is_dir():
-        files = sorted(
-            p for p in local.iterdir() if p.suffix in {".safetensors", ".json", ".jinja"}
-        )
+        files = sorted({path for glob in BASE_MODEL_FILES for path in local.glob(glob)})
         revision = fingerprint({p.name: file_sha256(p) for p in files})
         found = BaseModelFolder(local, local.name, revision)
     else:

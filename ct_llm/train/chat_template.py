@@ -4,15 +4,14 @@ Without the tags nothing would be learned; with the end-of-turn token outside of
 never learn to stop, which no training loss shows.
 """
 
-import re
 from collections.abc import Collection
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from ct_llm.errors import InputError
 
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE = (
     {"role": "user", "content": "What is one and one?"},
     {"role": "assistant", "content": "Two"},
@@ -22,6 +21,22 @@ _FIX = (
     "with {% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %} for the "
     "assistant's messages."
 )
+
+
+def training_template(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The template to train with: the tokenizer's own, or TRL's form of it that has the tags.
+
+    Models come without `{% generation %}`; TRL keeps, for the templates of well-known families, one
+    that renders the same conversation with them. What it does not know stays as it is, for
+    `check_chat_template` to explain.
+    """
+    template = tokenizer.chat_template
+    if not template or has_generation_markers(template):
+        return template
+    try:
+        return get_training_chat_template(tokenizer) or template
+    except ValueError:  # TRL does not know this template
+        return template
 
 
 def check_chat_template(
@@ -37,7 +52,7 @@ def check_chat_template(
             "the base model's tokenizer has no chat template, so conversations cannot be turned "
             f"into tokens. {_FIX}"
         )
-    if not _GENERATION.search(tokenizer.get_chat_template()):
+    if not has_generation_markers(template):
         raise InputError(
             "the chat template does not mark the assistant's words with {% generation %} and "
             f"{{% endgeneration %}}, so there is nothing to learn from. {_FIX}"

@@ -32,7 +32,7 @@ from ct_llm.config import TrainConfig
 from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import adapter_digest
 from ct_llm.errors import AdapterError, ConfigError, CtError, DataError, StepFailedError
-from ct_llm.train.chat_template import check_chat_template
+from ct_llm.train.chat_template import check_chat_template, training_template
 from ct_llm.train.lora import (
     WEIGHTS_FILE,
     attach_champion,
@@ -139,6 +139,7 @@ def build_trainer(request: TrainRequest, folder: TrainFolder) -> AssistantTraine
     num_processes = check_num_processes(request.num_processes)
     precision = resolve_precision(config)
     tokenizer = load_tokenizer(request)
+    tokenizer.chat_template = training_template(tokenizer)
     model = load_base(request, precision)
     check_chat_template(tokenizer, stop_token_ids(tokenizer, model))
     # Before the adapter is made: its A matrices are random.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -83,12 +84,26 @@ def hub(folder: Path, port: int) -> Iterator[tuple[str, str]]:
             if "HF_HUB_DISABLE_XET" in exported:
                 break
         else:
-            raise SystemExit(f"The Hub did not start; see {folder / 'hub.log'}")
+            process.wait()
+            raise SystemExit(f"The Hub did not start: {(folder / 'hub.log').read_text()}")
         yield exported["HF_ENDPOINT"], exported["HF_TOKEN"]
     finally:
         process.terminate()
         process.wait()
         log.close()
+
+
+def check_port(port: int) -> None:
+    """Before anything is removed: the Hub of an earlier demo may still be open."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SystemExit(
+                f"Port {port} is taken ({error.strerror}), perhaps by the Hub of an earlier demo. Stop "
+                "it, or choose another --port."
+            ) from None
 
 
 def write_config(world: World, endpoint: str, slices: list[str]) -> None:
@@ -143,18 +158,26 @@ def tell(title: str, text: str) -> None:
     console.print(Panel(text, title=title, title_align="left", border_style="cyan"))
 
 
+def show_command(command: str) -> None:
+    """To be copied: never wrapped."""
+    console.print(f"  {command}", soft_wrap=True)
+
+
 def last_decision(world: World) -> GateDecision:
     return WorkDir(world.folder / "work").cycles()[-1].output("gate", GateDecision)
 
 
-def play(world: World, endpoint: str, token: str, steps: list[Step]) -> list[tuple[str, str, str]]:
+def play(
+    world: World, endpoint: str, token: str, steps: list[Step], *, without_coding: bool
+) -> list[tuple[str, str, str]]:
     """Push, run, note what happened: (step, expected, happened)."""
     outcomes = []
     for number, step in enumerate(steps, start=1):
         num_rows = push_rows(world, step, endpoint, token)
+        expected = f"{step.verdict}." if without_coding else step.expected
         tell(
             f"{number}. {step.name}",
-            f"{num_rows} rows pushed to {DATASET} as {step.file}.\nExpected: {step.expected}",
+            f"{num_rows} rows pushed to {DATASET} as {step.file}.\nExpected: {expected}",
         )
         code = world.ct_llm("run", "--config", str(world.config))
         happened = CODES.get(code)
@@ -213,6 +236,7 @@ def main() -> int:
     started = time.monotonic()
 
     folder: Path = arguments.folder.resolve()
+    check_port(arguments.port)
     if folder.exists():
         if not (folder / MARKER).exists():
             raise SystemExit(
@@ -260,7 +284,7 @@ def main() -> int:
             "and fails the rest; the data to come teaches some of them.\n"
             f"Configuration: {world.config}",
         )
-        outcomes = play(world, endpoint, token, steps)
+        outcomes = play(world, endpoint, token, steps, without_coding=problem is not None)
         tell("Changing one's mind", "A promotion is one commit, and so is undoing it.")
         code = world.ct_llm(
             "rollback", "v1", "--reason", "the demo shows it", "--config", str(world.config)
@@ -275,10 +299,10 @@ def main() -> int:
         f"\nDone in {time.monotonic() - started:.0f} s. Everything is in {folder}: the Hub's git "
         "repositories in hub/, each cycle's records in work/cycles/.\nLook around; in one terminal"
     )
-    console.print(f"  {command} hub serve --root {folder / 'hub'} --port {arguments.port}")
+    show_command(f"{command} hub serve --root {folder / 'hub'} --port {arguments.port}")
     console.print("and in another")
-    console.print(f"  export HF_TOKEN=$(cat {folder / 'hub' / 'token'}) HF_HUB_DISABLE_XET=1")
-    console.print(f"  {command} status --config {world.config}")
+    show_command(f"export HF_TOKEN=$(cat {folder / 'hub' / 'token'}) HF_HUB_DISABLE_XET=1")
+    show_command(f"{command} status --config {world.config}")
     return 0 if as_told else 1
 
 

@@ -77,7 +77,7 @@ def test_killed_anywhere_ends_with_exactly_one_promotion(world: LoopWorld) -> No
     assert len(world.promotions()) == 1
     assert world.main_lineage()["cycle_id"] == cycles[0].cycle_id
     assert list(world.tags()) == ["v1"]
-    history = world.json("history")
+    history = world.json("history")["cycles"]
     assert [entry["outcome"] for entry in history] == ["promoted"]
     assert world.json("run", code=10)["outcome"] == "nothing_to_do"
 

@@ -7,9 +7,10 @@ from huggingface_hub import HfApi
 
 from ct_llm.errors import AdapterError, HubAccessError, InputError
 from ct_llm.hub import ledger
-from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions, settle
+from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions
 from ct_llm.hub.ledger import append_to_ledger, read_latest, read_ledger
 from ct_llm.hub_server import RunningHub
+from ct_llm.promote.settle import settle
 from tests.integration.promote.world import Network, World, lose_answer
 from tests.unit.promote.cycle_records import write_adapter
 
@@ -67,6 +68,21 @@ def test_settle_sets_a_lost_tag_once(world: World) -> None:
     world.put("NOTICE", b"x")
     settle(world.api, read_head(world.api, world.repo))
     assert read_versions(world.api, world.repo) == {1: record.revision}
+
+
+def test_settle_enters_a_cycle_whose_machine_was_lost_before_the_ledger(
+    world: World, network: Network
+) -> None:
+    record = world.cycle(1)()
+    assert read_latest(world.api, world.repo) is None
+    settle(world.api, read_head(world.api, world.repo))
+    (entry,) = read_ledger(world.api, world.repo)
+    assert (entry.cycle_id, entry.outcome, entry.version) == ("c1", "promoted", 1)
+    assert entry.revision == record.revision
+    assert entry.slices
+    network.log.clear()
+    settle(world.api, read_head(world.api, world.repo))
+    assert len(network.log) == 4, "settled already: nothing but the head and its tags is read"
 
 
 def test_a_race_for_the_ledger_loses_nothing(world: World) -> None:

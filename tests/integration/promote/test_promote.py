@@ -18,9 +18,11 @@ from ct_llm.errors import (
     InputError,
     SecurityError,
 )
-from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions, settle
+from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions
+from ct_llm.hub.ledger import read_ledger
 from ct_llm.hub_server import RunningHub, add_token
 from ct_llm.promote.promote import promote
+from ct_llm.promote.settle import settle
 from ct_llm.records import PromotionRecord, Verdict
 from tests.integration.promote.world import Killed, Loss, Network, World, lose_answer
 from tests.unit.promote.cycle_records import (
@@ -292,6 +294,9 @@ def test_a_merged_review_is_a_champion_like_any_other(world: World) -> None:
     settle(world.api, head)
     settle(world.api, head)
     assert read_versions(world.api, world.repo)[2] == head.revision
+    (entry,) = [e for e in read_ledger(world.api, world.repo) if e.cycle_id == "c2"]
+    assert (entry.outcome, entry.version) == ("promoted", 2)
+    assert "person merged" in entry.sentence
     assert "added_tokens.json" not in world.files()
     assert "a person approved it" in world.read("README.md")
     assert run().review_number == number and len(world.reviews()) == 1

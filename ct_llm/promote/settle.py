@@ -1,0 +1,75 @@
+"""Complete what a lost machine, or a person on the Hub's own page, left half-done.
+
+The champion's commit says everything: its lineage names version and cycle, `ct/scores.json` holds
+the decision. So its tag and its entry in the ledger can be made from the Hub alone.
+"""
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from ct_llm.cycle_dir import now
+from ct_llm.errors import InputError
+from ct_llm.hub.adapter_repo import SCORES, AdapterHead, read_versions, tag_version
+from ct_llm.hub.client import read_file
+from ct_llm.hub.ledger import append_to_ledger, read_entry
+from ct_llm.records import ChampionRef, CycleSummary, GateDecision, Lineage
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def settle(api: "HfApi", head: AdapterHead) -> None:
+    """Set the champion's tag and enter its cycle in the ledger, where they are missing.
+
+    So it is after a machine was lost between commit and ledger, and after a person merged a review.
+    Raises InputError, HubAccessError, HubUnavailableError.
+    """
+    champion = head.champion
+    lineage = champion.lineage if champion else None
+    if champion is None or lineage is None:
+        return
+    if lineage.version not in read_versions(api, head.repo):
+        tag_version(api, head.repo, lineage, champion.revision)
+    # A rollback enters itself under an id of its own; asked for again, it completes that.
+    if lineage.rolled_back_from is None and not _entered(api, head, lineage):
+        append_to_ledger(api, head.repo, _entry(api, champion, lineage))
+
+
+def _entered(api: "HfApi", head: AdapterHead, lineage: Lineage) -> bool:
+    last = head.last_attempt
+    if last is None or last.cycle_id != lineage.cycle_id:
+        last = read_entry(api, head.repo, lineage.cycle_id)
+    return last is not None and last.outcome == "promoted"
+
+
+def _entry(api: "HfApi", champion: ChampionRef, lineage: Lineage) -> CycleSummary:
+    decision = _decision(api, champion)
+    sentence = decision.sentence if decision else "Promoted; its decision is not on the Hub."
+    if decision is not None and not decision:
+        sentence = f"A person merged the review of this cycle. The gate had said: {sentence}"
+    return CycleSummary(
+        cycle_id=lineage.cycle_id,
+        outcome="promoted",
+        sentence=sentence,
+        version=lineage.version,
+        revision=champion.revision,
+        parent_revision=lineage.parent_revision,
+        challenger_digest=lineage.adapter_digest,
+        datasets=lineage.datasets,
+        slices=decision.slices if decision else (),
+        finished_at=now(),
+    )
+
+
+def _decision(api: "HfApi", champion: ChampionRef) -> GateDecision | None:
+    content = read_file(api, champion.repo, SCORES, champion.revision, "model")
+    if content is None:
+        return None
+    try:
+        return GateDecision.model_validate_json(content)
+    except ValidationError:
+        raise InputError(
+            f"{champion.repo} at {champion.revision[:12]}: {SCORES} is not a gate's decision. It was "
+            "changed by hand or by another version; restore or delete the file."
+        ) from None
