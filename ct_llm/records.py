@@ -241,7 +241,7 @@ class SliceVerdict(Record):
     losses: int = 0
     ties: int = 0
     evidence: dict[str, float | int | str | bool | None] = {}
-    """The rest of GATE.md's report: seed, order digest, log e-values, p-values, descriptive figures."""
+    """The rest of the report: seed, order digest, log e-values, p-values, descriptive figures."""
     sentence: str
 
 

@@ -2,7 +2,7 @@
 
 Nothing is decided here. What the gate needs to be right is prepared: every item has a score for
 both adapters, made from the same prompt, and the items stand in an order that was drawn before the
-first score (GATE.md, preconditions).
+first score, without which the gate's statistics would not hold.
 """
 
 import os

@@ -15,7 +15,7 @@ from scripts.demo_world.words import KINDS, NAMES, THINGS, WORDS, sample_words
 
 USER, ASSISTANT, SYSTEM, END, PAD = "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<|pad|>"
 
-# Share of the tokens' documents: measured mix, see shared/design/DEMO.md.
+# Share of the documents: with this mix the base model learns what it shall, and no more.
 SHARES = {"arithmetic": 14, "code": 12, "narrative": 10, "copying": 10, "chat": 54}
 
 STATEMENTS = (
