@@ -79,7 +79,7 @@ def init(
 
 
 @config_app.command("show")
-def config_show(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
+def config_show(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = False) -> None:
     """Check the configuration and print it with every default filled in."""
     from ct_llm.cli import show
     from ct_llm.config import load_config
@@ -105,7 +105,7 @@ def hub_serve(
 @app.command()
 def run(
     config: Config = DEFAULT_CONFIG,
-    sets: Sets = [],  # noqa: B006
+    sets: Sets = [],
     force: Annotated[bool, typer.Option("--force", help="Whatever the trigger says.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -122,7 +122,7 @@ def run(
 @app.command()
 def watch(
     config: Config = DEFAULT_CONFIG,
-    sets: Sets = [],  # noqa: B006
+    sets: Sets = [],
     begin: Annotated[
         bool,
         typer.Option("--begin", help="If training is due, begin a cycle and print its folder."),
@@ -147,7 +147,7 @@ def _add_step(name: str, help_text: str) -> None:
     def command(
         cycle: CycleFolder,
         config: OptionalConfig = None,
-        sets: Sets = [],  # noqa: B006
+        sets: Sets = [],
         as_json: Json = False,
     ) -> None:
         _step(name, cycle, config, sets, as_json)
@@ -162,7 +162,7 @@ _add_step("evaluate", "Score champion and challenger, item by item.")
 def gate(
     cycle: CycleFolder,
     config: OptionalConfig = None,
-    sets: Sets = [],  # noqa: B006
+    sets: Sets = [],
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -178,7 +178,7 @@ def gate(
 def promote(
     cycle: CycleFolder,
     config: OptionalConfig = None,
-    sets: Sets = [],  # noqa: B006
+    sets: Sets = [],
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +198,7 @@ def rollback(
     version: Annotated[str | None, typer.Argument(help="vN; default: the one before.")] = None,
     reason: Annotated[str, typer.Option(help="Why; goes into the ledger.")] = "not given",
     config: Config = DEFAULT_CONFIG,
-    sets: Sets = [],  # noqa: B006
+    sets: Sets = [],
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -210,7 +210,7 @@ def rollback(
 
 
 @app.command()
-def status(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
+def status(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = False) -> None:
     """Champion, new data, and what is under way, in one screen."""
     from ct_llm.cli import registry
     from ct_llm.config import load_config
@@ -221,7 +221,7 @@ def status(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = Fal
 @app.command()
 def history(
     config: Config = DEFAULT_CONFIG,
-    sets: Sets = [],  # noqa: B006
+    sets: Sets = [],
     limit: Annotated[int, typer.Option(help="How many cycles, newest first.", min=1)] = 20,
     as_json: Json = False,
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 import yaml
 from pydantic import BaseModel
 from rich import box
@@ -54,13 +55,13 @@ def as_json(value: Any) -> None:
     def plain(item: Any) -> Any:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else str(item)
 
-    print(json.dumps(value, indent=2, default=plain))  # noqa: T201 - this is the output
+    typer.echo(json.dumps(value, indent=2, default=plain))
 
 
 def config(loaded: CTConfig, *, as_json: bool) -> None:
     data = loaded.model_dump(mode="json")
     text = json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False)
-    print(text.rstrip())  # noqa: T201 - this is the output
+    typer.echo(text.rstrip())
 
 
 def trigger(decision: TriggerDecision) -> None:

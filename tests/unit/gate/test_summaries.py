@@ -62,7 +62,9 @@ def test_description_of_a_part_and_of_all():
     d = [1.0, -1.0, 0.0, 1e-12, 1.0]
     assert wins_losses_ties(d) == (2, 1, 2)
     part, whole = describe(d, 20), describe(d, 5)
-    assert part["standard_error_finite"] == pytest.approx(standard_error(d) * math.sqrt(0.75))  # type: ignore[operator]
+    error = standard_error(d)
+    assert error is not None
+    assert part["standard_error_finite"] == pytest.approx(error * math.sqrt(0.75))
     assert whole["standard_error_finite"] == 0.0
     assert part["descriptive_figures"] == "fixed-n, not valid under early stopping"
     assert describe([1.0], 5)["standard_error_finite"] is None
