@@ -223,7 +223,9 @@ class WorkDir:
         for path in (self.path / "cycles").glob("*/cycle.json"):
             cycle = CycleDir(path.parent)
             with suppress(InputError):
-                cycle.config(), cycle.failure(), cycle.outcome()
+                cycle.config()
+                cycle.failure()
+                cycle.outcome()
                 found.append((cycle.request().created_at, cycle))
         return [cycle for _, cycle in sorted(found, key=lambda pair: pair[0])]
 
