@@ -42,12 +42,13 @@ def check_for_retraining_trigger(
 
     True in a condition when training is due; `sentence` and `reasons` say why or why not. Reads
     commits and file footers on the Hub, changes nothing. `threshold_samples` stands in for the
-    config's `watch.threshold_samples`. Raises CtError.
+    config's `watch.threshold_samples`; its other rules and brakes hold as they are. Raises CtError.
     """
     from ct_llm.hub.adapter_repo import read_head
 
     loaded = _config(config)
     watch = validate(WatchConfig, {"threshold_samples": threshold_samples}, "threshold_samples")
+    watch = loaded.watch.model_copy(update={"threshold_samples": watch.threshold_samples})
     loaded = loaded.model_copy(update={"watch": watch})
     api = hub_api(loaded.hub)
     return look(loaded, api, read_head(api, loaded.adapter_repo)).decision

@@ -6,13 +6,24 @@ Relative paths are relative to the file that names them. Every field's comment b
 
 import re
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ct_llm.config_errors import explain, kind, nearest
+from ct_llm.durations import format_duration, parse_duration
 from ct_llm.errors import ConfigError
 
 PACKAGE = Path(__file__).parent
@@ -42,15 +53,87 @@ class BaseModelConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-class DatasetConfig(_Section):
-    """A dataset repo whose rows pile up."""
+Format = Literal[
+    "auto",
+    "messages",
+    "prompt_completion",
+    "alpaca",
+    "sharegpt",
+    "preference",
+    "oasst",
+    "dialogue",
+    "text",
+]
 
-    repo: HubId
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+]
+"""`30m`, `12h`, `14d`, `2w`; a bare number is seconds."""
+
+
+class DatasetConfig(_Section):
+    """A dataset whose rows pile up: a repo on the Hub, or files under a folder or a bucket."""
+
+    repo: HubId | None = None
+    """Hub id (owner/name). Either this or `path`."""
+    path: str | None = None
+    """A folder (relative to this file) or an fsspec URL of one: s3://bucket/rows (extra `s3`),
+    hf://datasets/owner/name/folder, file:///data/rows."""
+    name: str | None = None
+    """How records and reports call it, and the source of its rows where they name none. Default:
+    `repo`, with `:config` where one is set, or `path`. Keep it when the place changes: the rows are
+    then known again."""
     revision: str = "main"
+    """Of a repo: branch, tag or commit to follow."""
+    config: str | None = None
+    """Of a repo with several configs in its README: which."""
+    split: str = "train"
+    """Which split holds the rows to train on: by the README's configs, else by a word such as train,
+    test or validation in the name of the file or of a folder; files that name no split count as
+    train. "all" takes every file."""
     files: str = "**"
-    """Glob of the files that hold rows; .parquet, .jsonl and .json are read, other endings are not."""
-    format: Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt"] = "auto"
+    """Glob of the files that hold rows: .parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt; all but
+    parquet also as .gz or .zst. Other endings are not read, and .txt only where the glob, or the
+    README's configs, name it ("**/*.txt"), since licences and notes are .txt as well."""
+    format: Format = "auto"
     """auto: found by the columns."""
+    columns: dict[str, str] = {}
+    """Where a file calls a column differently, its name by ours, e.g. {messages: utterances, role:
+    speaker, content: text}. Ours: messages, role, content, prompt, completion, instruction, input,
+    output, system, conversations, from, value, chosen, tools, text, source."""
+    weight: float = Field(default=1.0, gt=0, le=100)
+    """How much a row of it counts, towards the trigger and in the training set: 0.5 takes a seeded
+    half of its rows, 2 takes each twice."""
+
+    @field_validator("path")
+    @classmethod
+    def _without_secrets(cls, value: str | None) -> str | None:
+        # It is written into records, and from there into cards and reports.
+        if value is not None and re.search(r"://[^/\s]*:[^/\s]*@", value):
+            raise ValueError("must not hold a password: put credentials into the environment")
+        if value is not None and "::" in value:
+            raise ValueError("must be one folder or URL, not a chain of them (::)")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "DatasetConfig":
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("give exactly one of repo (on the Hub) and path (a folder or URL)")
+        if self.path is not None and (self.config is not None or self.revision != "main"):
+            raise ValueError("revision and config are for a repo; a path has neither")
+        return self
+
+    @property
+    def place(self) -> str:
+        """The repo or the path."""
+        return self.repo or self.path or ""
+
+    @property
+    def key(self) -> str:
+        """`name`, or what stands in for it."""
+        return self.name or (f"{self.place}:{self.config}" if self.config else self.place)
 
 
 class HubConfig(_Section):
@@ -68,9 +151,88 @@ class HubConfig(_Section):
         return value and value.rstrip("/")
 
 
+class DriftConfig(_Section):
+    """Do the new rows differ from those that the champion was trained on? Reads rows, no model."""
+
+    enabled: bool = False
+    min_auc: float = Field(default=0.65, gt=0.5, lt=1.0)
+    """A classifier must tell new rows from old ones at least this well (0.5: not at all) ..."""
+    alpha: float = Field(default=0.01, ge=0.001, lt=0.5)
+    """... and a permutation of the labels do as well with at most this probability."""
+    sample_rows: int = Field(default=2_000, ge=100, le=20_000)
+    """Rows taken of each side, from at most eight files."""
+    min_new_rows: int = Field(default=200, ge=20)
+    """Fewer distinct rows than this, on either side, are not judged."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class WebhookConfig(_Section):
+    """`ct-llm watch --serve`: what the Hub's webhook starts."""
+
+    secret_env: str = "CT_LLM_WEBHOOK_SECRET"
+    """The environment variable with the secret that X-Webhook-Secret must equal."""
+    start: Literal["run", "github"] = "run"
+    """run: `ct-llm run` on this machine. github: a repository_dispatch, which a workflow waits for."""
+    github_repo: HubId | None = None
+    """owner/name on GitHub; the token comes from GITHUB_TOKEN."""
+    github_event: str = Field(default="ct-llm", min_length=1, max_length=100)
+    """event_type of the repository_dispatch."""
+
+    @model_validator(mode="after")
+    def _github_repo_named(self) -> "WebhookConfig":
+        if self.start == "github" and self.github_repo is None:
+            raise ValueError("start: github needs github_repo")
+        return self
+
+
 class WatchConfig(_Section):
-    threshold_samples: int = Field(default=10_000, ge=1)
-    """Train when at least this many new rows are there."""
+    """A cycle starts when any (or all) of the rules that are set is met and no brake holds.
+
+    Where there is no champion yet, volume and schedule alone decide (one new row is enough where
+    neither is set), and the schedule counts as overdue.
+    """
+
+    threshold_samples: int | None = Field(default=10_000, ge=1)
+    """volume: train when at least this many new rows are there; null: no such rule."""
+    max_data_age: Duration | None = None
+    """freshness: train when there are new rows and the champion's data is older than this, e.g. 14d."""
+    max_holdout_age: Duration | None = None
+    """holdout_age: the same for the newest rows that the champion was compared on: those of the cycle
+    that made it, or of a later one whose challenger lost against it."""
+    drift: DriftConfig = DriftConfig()
+    schedule: str | None = None
+    """cron text (UTC), e.g. "0 3 * * 0": train when it came due since the last cycle and there is at
+    least one new row."""
+    train_when: Literal["any", "all"] = "any"
+    """Of the rules that are set, how many must be met."""
+    debounce: Duration = timedelta(0)
+    """Wait until the dataset was left alone for this long: somebody may still be pushing."""
+    cooldown: Duration = timedelta(0)
+    """Wait this long after a cycle that was not promoted. Rollbacks are no cycles, here and below."""
+    max_cycles_per_day: int | None = Field(default=None, ge=1, le=100)
+    """Of cycles that ended within the last 24 hours, whatever came of them."""
+    max_cycles_per_week: int | None = Field(default=None, ge=1, le=100)
+    """The same within the last seven days."""
+    webhook: WebhookConfig = WebhookConfig()
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        if value is not None:
+            from cronsim import CronSim, CronSimError
+
+            try:
+                CronSim(value, datetime(2026, 1, 1))
+            except CronSimError as error:
+                raise ValueError(f"is not a cron expression of five fields ({error})") from None
+        return value
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> "WatchConfig":
+        rules = (self.threshold_samples, self.max_data_age, self.max_holdout_age, self.schedule)
+        if all(rule is None for rule in rules) and not self.drift.enabled:
+            raise ValueError("no rule is set, so nothing would ever start a cycle but --force")
+        return self
 
 
 class ReplayConfig(_Section):
@@ -86,15 +248,44 @@ class ReplayConfig(_Section):
         return value
 
 
+class NearDuplicateConfig(_Section):
+    """Rows that say the same in nearly the same words: one of them stays."""
+
+    enabled: bool = True
+    min_similarity: float = Field(default=0.75, ge=0.6, le=1.0)
+    """Two rows count as one when prompt and response each have at least this Jaccard similarity, over
+    pairs of neighbouring words, and the same numbers. Below 0.7 more and more pairs are overlooked."""
+
+
+class DecontaminationConfig(_Section):
+    """Rows that repeat an item of the suites, or of the holdout, are taken out."""
+
+    enabled: bool = True
+    min_containment: float = Field(default=0.6, ge=0.3, le=1.0)
+    """Share of an item's distinctive n-grams (three words) that makes a row a copy of it. Rows with
+    the whole question, or a whole message of the item, are taken out in any case."""
+
+
 class PrepareConfig(_Section):
     holdout_fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the new rows kept out of training; a row's side follows from a hash of its prompt and
     never changes."""
     holdout_salt: str = "ct_llm"
+    max_historic_holdout: int = Field(default=1_000, ge=0)
+    """How many rows held out in earlier cycles are kept beside the newest ones."""
     max_quarantine_fraction: float = Field(default=0.2, ge=0.0, le=1.0)
     """More bad rows than this share of the rows read stop the cycle (exit 30)."""
     max_chars: int = Field(default=200_000, ge=1)
     """A row with more characters than this is quarantined."""
+    template_tokens: Literal["quarantine", "neutralise"] = "quarantine"
+    """Text that a tokenizer would read as the edge of a turn (<|im_start|>, [INST], ...): take the
+    row out, or break the token with a zero-width space so that it stays text."""
+    secrets: Literal["ignore", "quarantine"] = "ignore"
+    """Rows that hold what looks like a key or a token (AWS, GitHub, Hugging Face, private keys, ...)."""
+    tool_calls: Literal["auto", "keep", "quarantine"] = "auto"
+    """auto: rows with tool calls are kept where the chat template can render them."""
+    near_duplicates: NearDuplicateConfig = NearDuplicateConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
     replay: ReplayConfig = ReplayConfig()
 
 
@@ -192,6 +383,16 @@ class CTConfig(_Section):
     gate: GateConfig = GateConfig()
     promote: PromoteConfig = PromoteConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @field_validator("datasets")
+    @classmethod
+    def _named_once(cls, value: list[DatasetConfig]) -> list[DatasetConfig]:
+        # Lineage and ledger know a dataset by its name: two would be taken for each other.
+        keys = [dataset.key for dataset in value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise ValueError(f"{key} is there twice; give each entry a `name` of its own")
+        return value
 
 
 # ---------------------------------------------------------------- suites
@@ -341,8 +542,15 @@ def _with_absolute_paths(config: CTConfig, folder: Path) -> CTConfig:
         str(folder / name) if name.endswith((".yaml", ".yml")) else name
         for name in config.evaluate.suites
     ]
+    datasets = [
+        data.model_copy(update={"path": str(absolute(Path(data.path)))})
+        if data.path is not None and "://" not in data.path
+        else data
+        for data in config.datasets
+    ]
     update = {
         "work_dir": absolute(config.work_dir),
+        "datasets": datasets,
         "base_model": base.model_copy(
             update={
                 "repo": str(local_repo) if local_repo.is_dir() else base.repo,

@@ -1,6 +1,7 @@
 """What is wrong with a config, in words: the dotted path, what was expected, the nearest valid key."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -27,6 +28,8 @@ def explain(model: type[BaseModel], data: dict[str, Any], problem: Any) -> str:
         return f"{dotted}: missing, but required"
     given = problem["input"]
     found = repr(given) if isinstance(given, (str, int, float, bool)) else kind(given)
+    # Of a URL, not the user and the password.
+    found = re.sub(r"(?<=://)[^/\s]*@", "...@", found)
     return f"{dotted}: {problem['msg'].removeprefix('Value error, ')}; found {found}"
 
 

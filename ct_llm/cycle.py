@@ -7,6 +7,7 @@ the same call free the next time.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ct_llm.errors import AdapterError, ConfigError, DataError, InputError, Secu
 from ct_llm.hub.client import BaseModelFolder, fetch_base_model
 from ct_llm.records import (
     STEPS,
+    ChampionRef,
     CycleSummary,
     EvalResult,
     GateDecision,
@@ -28,6 +30,9 @@ from ct_llm.records import (
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+    from ct_llm.prepare.decontaminate import EvalItem
+    from ct_llm.watch.used import Use
 
 
 @dataclass(frozen=True)
@@ -55,21 +60,30 @@ class Cycle:
         self._base: BaseModelFolder | None = None
 
     def prepare(self) -> PreparedData:
-        from ct_llm.hub.dataset_repo import open_dataset_file
+        from ct_llm.hub.base_text import read_base_text, renders_tools, token_lengths
         from ct_llm.prepare.prepare import prepare
 
         self._say("prepare", f"{self.request.data.num_unseen_rows:,} rows to read")
+        base = read_base_text(self.api, self.config.base_model)
+        tools = renders_tools(base.chat_template)
+        items = self._eval_items()
+        tokenizer = base.tokenizer_json
         data = self.dir.step(
             "prepare",
             config=self.config.prepare,
-            inputs=[self.config.datasets, self.request.data],
+            inputs=[self.config.datasets, self.request.data, items, tools],
             output=PreparedData,
             run=lambda: prepare(
                 self.config.prepare,
                 self.request.data,
                 datasets=self.config.datasets,
-                open_file=open_dataset_file(self.api),
+                eval_items=items,
+                renders_tools=tools,
+                open_file=open_files(self.config, self.api),
+                cache=cache_folder(self.config),
                 cycle=self.dir.path,
+                count_tokens=tokenizer and partial(token_lengths, tokenizer_json=tokenizer),
+                drift=self.request.decision.drift,
             ),
         )
         self._say(
@@ -79,6 +93,22 @@ class Cycle:
             1.0,
         )
         return data
+
+    def _eval_items(self) -> list["EvalItem"]:
+        """Every item of every suite, which no training row may repeat."""
+        from ct_llm.evaluate.items import suite_items
+        from ct_llm.evaluate.suite import load_suites
+        from ct_llm.prepare.decontaminate import EvalItem
+
+        if not self.config.prepare.decontamination.enabled:
+            return []
+        found = suite_items(
+            load_suites(self.config.evaluate),
+            cache=cache_folder(self.config),
+            api=self.api,
+            on_progress=lambda text: self._say("prepare", text),
+        )
+        return [EvalItem(*item) for item in found]
 
     def train(self) -> TrainedAdapter:
         from ct_llm.evaluate.evaluate import check_before_training
@@ -235,7 +265,10 @@ class Cycle:
     def finish(self) -> CycleSummary:
         """Enter the cycle in the ledger, then close its folder."""
         from ct_llm.hub.ledger import append_to_ledger
+        from ct_llm.promote.champion import used_files
         from ct_llm.promote.promote import summarise_cycle
+        from ct_llm.watch.state import state_after
+        from ct_llm.watch.used import Use
 
         decision = self.dir.output("gate", GateDecision)
         promotion = self.dir.output("promote", PromotionRecord)
@@ -256,7 +289,22 @@ class Cycle:
             {name: record.seconds for name, record in records.items() if record},
             now(),
         )
-        append_to_ledger(self.api, self.config.adapter_repo, summary)
+        cycle = Use(summary.cycle_id, summary.datasets)
+        state = state_after(
+            self.config.watch,
+            self.config.datasets,
+            self.request.data,
+            champion=champion_use(self.request.champion),
+            cycle=cycle,
+            promoted=summary.outcome == "promoted",
+        )
+        append_to_ledger(
+            self.api,
+            self.config.adapter_repo,
+            summary,
+            used=used_files(self.request.data),
+            watch=state,
+        )
         self.dir.write_outcome(summary)
         return summary
 
@@ -306,6 +354,27 @@ class Cycle:
 
     def _say(self, step: StepName, text: str, fraction: float | None = None) -> None:
         self._tell(Progress(step, text, fraction))
+
+
+def champion_use(champion: ChampionRef | None) -> "Use | None":
+    """Which cycle's data the champion was trained on, as far as it is known."""
+    from ct_llm.watch.used import Use
+
+    lineage = champion.lineage if champion else None
+    return Use(lineage.cycle_id, lineage.datasets) if lineage else None
+
+
+def cache_folder(config: CTConfig) -> Path:
+    """What can be made again from elsewhere, and is only kept to save time."""
+    return config.work_dir / "cache"
+
+
+def open_files(config: CTConfig, api: "HfApi") -> Callable[[str, str, str], Path]:
+    """(name of a dataset, revision, path) -> the file on this disk."""
+    from ct_llm.sources.source import open_source
+
+    sources = {d.key: open_source(d, api, cache_folder(config)) for d in config.datasets}
+    return lambda name, revision, path: sources[name].open(path, revision)
 
 
 def _template(config: CTConfig) -> str | None:

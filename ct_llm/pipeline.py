@@ -4,30 +4,42 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ct_llm import __version__
-from ct_llm.config import CTConfig, EvaluateConfig, Suite
-from ct_llm.cycle import Cycle, Progress, Tell
-from ct_llm.cycle_dir import CycleDir, WorkDir, now, write_record
+from ct_llm.config import CTConfig, DatasetConfig, EvaluateConfig, Suite
+from ct_llm.cycle import Cycle, Progress, Tell, cache_folder, champion_use, open_files
+from ct_llm.cycle_dir import CycleDir, WorkDir, now, read_record, write_record
 from ct_llm.digests import fingerprint
-from ct_llm.errors import ConfigError, InputError
+from ct_llm.errors import ConfigError, HubAccessError, HubNotFoundError, InputError
 from ct_llm.hub.client import hub_api
 from ct_llm.records import (
     CycleRequest,
     CycleSummary,
+    DataFile,
+    DataSnapshot,
     GateDecision,
     PromotionRecord,
+    SampledRow,
     TriggerDecision,
-    TriggerReason,
+    WatchState,
 )
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from ct_llm.hub.adapter_repo import AdapterHead
+    from ct_llm.watch.used import Use
+    from ct_llm.watch.watch import Watched
+
+STATE = "watch.json"
+"""In work_dir: what the last look has found."""
+DECISION = "decision.json"
+"""In work_dir: the decision of the last look, for whoever watches this machine."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,13 @@ def run_cycle(config: CTConfig, *, force: bool = False, tell: Tell = lambda _: N
 
 @dataclass(frozen=True)
 class FoundCycle:
-    request: CycleRequest
+    decision: TriggerDecision
+    request: CycleRequest | None
+    """None: there is no reason to begin a cycle."""
     unfinished: CycleDir | None
     """The folder of the cycle that goes on; none: `request` would begin a new one."""
+    state: WatchState | None
+    """What the look at the data leaves for the next one; none where a cycle goes on."""
 
 
 def open_cycle(
@@ -85,22 +101,27 @@ def open_cycle(
     suites = load_suites(config.evaluate)
     check_before_training(config, suites)
     head = read_head(api, config.adapter_repo)
-    settle(api, head)
+    if settle(api, head):
+        head = read_head(api, config.adapter_repo)
     found = find_cycle(config, api, head, force=force)
-    decision, folder = found.request.decision, found.unfinished
+    decision, folder = found.decision, found.unfinished
     if folder is not None:
         tell(Progress("watch", f"going on with cycle {folder.cycle_id}", 1.0))
     else:
+        assert found.state is not None
         tell(Progress("watch", decision.sentence, 1.0))
-        write_record(work.path / "watch.json", decision)
-        if not decision.should_train:
+        keep_state(config, found.state, decision)
+        if found.request is None:
+            if head.revision is not None:
+                _record(api, config, decision, found.state, tell)
             return None, decision
-        if all(file.seen for dataset in found.request.data.datasets for file in dataset.files):
+        if found.request.data.num_unseen_rows == 0:
             raise InputError(
-                "there is no file whose content the champion has not seen, so there is nothing to "
-                "train on, forced or not. Add rows to the dataset repo first."
+                "there is no row that the champion has not seen, so there is nothing to train on, "
+                "forced or not. Add rows to the dataset first."
             )
         parent = ensure_writable(api, head, private=config.hub.private)
+        _record(api, config, decision, found.state, tell)
         folder = work.cycle(found.request.cycle_id)
         folder.write_config(config)
         folder.begin(found.request.model_copy(update={"head_revision": parent}))
@@ -119,37 +140,25 @@ def find_cycle(
     """The unfinished cycle, if the champion is still the one it began with; else a fresh look."""
     for folder in reversed(WorkDir(config.work_dir).cycles()):
         if folder.is_unfinished() and still_holds(folder, config, head):
-            return FoundCycle(folder.request(), folder)
-    request = look(config, api, head)
-    if force and not request.decision.should_train:
-        forced = TriggerReason(
-            rule="forced", value=1, threshold=1, met=True, sentence="forced by the user"
+            request = folder.request()
+            return FoundCycle(request.decision, request, folder, None)
+    watched = look(config, api, head, force=force, for_a_cycle=True)
+    request = None
+    if watched.data is not None:
+        request = CycleRequest(
+            cycle_id=_cycle_id(config, head, watched.data),
+            created_at=now(),
+            adapter_repo=config.adapter_repo,
+            head_revision=head.revision,
+            champion=head.champion,
+            data=watched.data,
+            decision=watched.decision,
+            ct_llm_version=__version__,
         )
-        decision = request.decision.model_copy(
-            update={
-                "should_train": True,
-                "sentence": f"training: forced by the user ({request.decision.sentence})",
-                "reasons": (*request.decision.reasons, forced),
-            }
-        )
-        request = request.model_copy(update={"decision": decision})
-    return FoundCycle(request, None)
+    return FoundCycle(watched.decision, request, None, watched.state)
 
 
-def look(config: CTConfig, api: "HfApi", head: "AdapterHead") -> CycleRequest:
-    """The watch step: what is new, is it enough, and the request of the cycle it would start."""
-    from ct_llm.watch.watch import watch
-
-    lineage = head.champion.lineage if head.champion else None
-    attempted = head.last_attempt.datasets if head.last_attempt else ()
-    decision, data = watch(
-        config.watch,
-        config.datasets,
-        api=api,
-        champion=lineage,
-        last_attempt=attempted,
-        now=now(),
-    )
+def _cycle_id(config: CTConfig, head: "AdapterHead", data: DataSnapshot) -> str:
     # The same champion, history and data make the same id, on any machine: what a lost machine had
     # already put on the Hub is found again by it.
     identity = [
@@ -158,16 +167,134 @@ def look(config: CTConfig, api: "HfApi", head: "AdapterHead") -> CycleRequest:
         head.last_attempt.cycle_id if head.last_attempt else None,
         [(dataset.repo, dataset.revision) for dataset in data.datasets],
     ]
-    return CycleRequest(
-        cycle_id="c" + fingerprint(identity)[:11],
-        created_at=now(),
-        adapter_repo=config.adapter_repo,
-        head_revision=head.revision,
-        champion=head.champion,
-        data=data,
-        decision=decision,
-        ct_llm_version=__version__,
+    return "c" + fingerprint(identity)[:11]
+
+
+# ---------------------------------------------------------------- the watch step
+
+
+def look(
+    config: CTConfig,
+    api: "HfApi",
+    head: "AdapterHead",
+    *,
+    force: bool = False,
+    for_a_cycle: bool = False,
+) -> "Watched":
+    """The watch step: what is new, and is it enough? Changes nothing but the cache in work_dir.
+
+    for_a_cycle: with the list of files to train on, when training is due.
+    """
+    from ct_llm.hub.used_files import read_used_files
+    from ct_llm.sources.source import open_source
+    from ct_llm.watch.watch import Past, watch
+
+    cache = cache_folder(config)
+    kept = _kept_state(config)
+    states = (kept, head.ledger.watch)
+    rows = _RowReader(config, api)
+    return watch(
+        config.watch,
+        [open_source(dataset, api, cache) for dataset in config.datasets],
+        past=Past(champion_use(head.champion), _attempt_use(head), head.ledger.recent),
+        states=[state for state in states if state is not None],
+        read_table=lambda cycle_id: read_used_files(api, head.repo, cycle_id),
+        count_unseen=rows.count_unseen,
+        sample=rows.sample,
+        cache=cache,
+        now=now(),
+        force=force,
+        for_a_cycle=for_a_cycle,
     )
+
+
+def _attempt_use(head: "AdapterHead") -> "Use | None":
+    from ct_llm.watch.used import Use
+
+    last = head.last_attempt
+    return Use(last.data_of or last.cycle_id, last.datasets) if last else None
+
+
+class _RowReader:
+    """What the watch step asks of rows, read as `prepare` will read them, and through its cache."""
+
+    def __init__(self, config: CTConfig, api: "HfApi") -> None:
+        self._config = config
+        self._api = api
+
+    def count_unseen(
+        self,
+        dataset: DatasetConfig,
+        revision: str,
+        new: Sequence[DataFile],
+        used: Sequence[DataFile],
+    ) -> int:
+        from ct_llm.prepare.for_watch import count_unseen_rows
+
+        return count_unseen_rows(dataset, new, used, revision, **self._how)
+
+    def sample(
+        self,
+        dataset: DatasetConfig,
+        revision: str,
+        files: Sequence[DataFile],
+        num_rows: int,
+        seed: int,
+    ) -> list[SampledRow]:
+        from ct_llm.prepare.for_watch import sample_rows
+
+        return sample_rows(dataset, files, revision, num_rows, seed, **self._how)
+
+    @cached_property
+    def _how(self) -> dict[str, Any]:
+        from ct_llm.hub.base_text import read_base_text, renders_tools
+        from ct_llm.prepare.prepare import cleaning_rules
+
+        template = read_base_text(self._api, self._config.base_model).chat_template
+        return {
+            "rules": cleaning_rules(self._config.prepare, renders_tools(template)),
+            "open_file": open_files(self._config, self._api),
+            "cache": cache_folder(self._config),
+        }
+
+
+def keep_state(config: CTConfig, state: WatchState, decision: TriggerDecision) -> None:
+    """Keep on this machine what the look has found; the next one then need not look again."""
+    if state != _kept_state(config):
+        write_record(config.work_dir / STATE, state)
+    write_record(config.work_dir / DECISION, decision)
+
+
+def _kept_state(config: CTConfig) -> WatchState | None:
+    path = config.work_dir / STATE
+    # One that another version wrote only costs time: what it says is looked up again.
+    with suppress(InputError):
+        return read_record(path, WatchState) if path.exists() else None
+    return None
+
+
+def record_decision(
+    api: "HfApi", config: CTConfig, decision: TriggerDecision, state: WatchState
+) -> str | None:
+    """Write the decision into the ledger's history; the problem, where this token may not write."""
+    from ct_llm.hub import decisions
+
+    try:
+        decisions.record_decision(api, config.adapter_repo, decision, state)
+    except (HubAccessError, HubNotFoundError) as error:
+        return f"the decision was not recorded: {error}"
+    return None
+
+
+def _record(
+    api: "HfApi", config: CTConfig, decision: TriggerDecision, state: WatchState, tell: Tell
+) -> None:
+    problem = record_decision(api, config, decision, state)
+    if problem is not None:
+        tell(Progress("watch", problem))
+
+
+# ---------------------------------------------------------------- what can be said beforehand
 
 
 def still_holds(folder: CycleDir, config: CTConfig, head: "AdapterHead") -> bool:

@@ -3,7 +3,7 @@
 Times are UTC in ISO 8601, revisions are full commit shas, digests are sha256 in hex.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,10 +21,17 @@ class Record(BaseModel):
 
 
 class SeenDataset(Record):
+    """One dataset as a champion, or an attempt, has used it: everything there at this revision."""
+
+    name: str
+    """As the config names it: by it, a dataset is known again in the next cycle."""
     repo: str
+    """Hub id, or the path or URL of a folder."""
     revision: str
-    """Everything in the dataset repo at this revision counts as seen."""
+    """Commit sha; for a folder the digest of its listing."""
     num_rows: int
+    as_of: str | None = None
+    """When the newest of these rows came, as far as the source tells."""
 
 
 class Lineage(Record):
@@ -72,12 +79,22 @@ class DataFile(Record):
     num_rows: int | None
     """None where counting was not needed: the champion or the last attempt has used the file."""
     seen: bool
-    """The champion's lineage holds this content."""
+    """The champion has been trained on this content."""
+    attempted: bool = False
+    """The last attempt has used this content, whatever came of it."""
+    revision: str | None = None
+    """Where the content is to be had when it is no longer at the snapshot's revision."""
 
 
 class DatasetSnapshot(Record):
+    name: str
+    """As the config names it."""
     repo: str
+    """Hub id, or the path or URL of a folder."""
     revision: str
+    """Commit sha; for a folder the digest of its listing."""
+    as_of: str | None = None
+    """When `revision` came to be."""
     seen_revision: str | None
     """The revision that the champion was trained on; none: it has seen nothing of this repo."""
     files: tuple[DataFile, ...]
@@ -89,6 +106,10 @@ class DatasetSnapshot(Record):
     """Rows that the champion has not been trained on: what a cycle trains on."""
     num_new_rows: int
     """Of those, rows that the last attempt has not used either: what the trigger counts."""
+    counted_by: Literal["files", "rows", "bounds"] = "files"
+    """files: content that was added, exact unless rows repeat. rows: files were rewritten, so their
+    rows were compared one by one. bounds: rewritten, but the largest number possible decides
+    nothing, so it stands here and no row was read."""
     notes: tuple[str, ...] = ()
     """What happened to the repo since, in words: rewritten or removed files, lost history, ..."""
 
@@ -99,10 +120,66 @@ class DataSnapshot(Record):
     num_new_rows: int
 
 
+class DatasetState(Record):
+    """A DatasetSnapshot without its files: what a tick needs where nothing has changed."""
+
+    name: str
+    repo: str
+    revision: str
+    as_of: str | None
+    num_rows: int
+    num_unseen_rows: int
+    num_new_rows: int
+    counted_by: Literal["files", "rows", "bounds"]
+    notes: tuple[str, ...] = ()
+
+
+class SampledRow(NamedTuple):
+    """A row as drift is measured on it."""
+
+    text: str
+    """All messages, one after another."""
+    source: str
+
+
+class DriftedFeature(Record):
+    """One property of the rows, in the new rows and in those that the champion was trained on."""
+
+    feature: str
+    """e.g. `length`, `language`, `script`, `source`."""
+    statistic: str
+    """e.g. `Kolmogorov-Smirnov`, `total variation`."""
+    value: float
+    p_value: float | None
+    sentence: str
+
+
+class DriftReport(Record):
+    """New rows against the champion's training data, on seeded samples of both."""
+
+    num_new: int
+    num_reference: int
+    auc: float
+    """Of a classifier that tells new rows from the champion's (0.5: it cannot). A classifier
+    two-sample test, Lopez-Paz and Oquab (2017)."""
+    p_value: float
+    """Of the AUC, by permutation of the labels."""
+    drifted: bool
+    features: tuple[DriftedFeature, ...] = ()
+    """The largest differences first."""
+    words: tuple[str, ...] = ()
+    """What the classifier knew new rows by, the strongest first."""
+
+
 class TriggerReason(Record):
     rule: str
-    value: float
-    threshold: float
+    """volume, freshness, holdout_age, drift, schedule, forced; debounce, cooldown, budget."""
+    kind: Literal["reason", "brake"] = "reason"
+    """A reason speaks for training when met; a brake stops it when met."""
+    value: float | None
+    threshold: float | None
+    unit: str = ""
+    """rows, seconds, cycles, ..."""
     met: bool
     sentence: str
 
@@ -113,6 +190,12 @@ class TriggerDecision(Record):
     reasons: tuple[TriggerReason, ...]
     """Every rule, for and against."""
     checked_at: str
+    datasets: tuple[DatasetState, ...] = ()
+    """What was counted."""
+    data_age_seconds: float | None = None
+    """Now minus `as_of` of the champion's newest data; none where there is no champion, or its
+    sources do not say."""
+    drift: DriftReport | None = None
 
     def __bool__(self) -> bool:
         """`if check_for_retraining_trigger(): ...` means what it says."""
@@ -122,22 +205,84 @@ class TriggerDecision(Record):
 # ---------------------------------------------------------------- prepare
 
 
+class ContaminatedRow(Record):
+    """A row that repeats an item of the evaluation."""
+
+    repo: str
+    path: str
+    row_index: int
+    slice: str
+    item_id: str
+    kind: Literal["exact", "question", "ngrams"]
+    """exact: an item's text is the row's; question: a message is an item's question, whatever the
+    answer; ngrams: so much of the item's wording is in the row."""
+    containment: float
+    """Share of the item's distinctive n-grams that the row holds; 1 for the other kinds."""
+
+
+class Lengths(Record):
+    """Lengths of rows: five quantiles and the mean."""
+
+    unit: Literal["tokens", "characters"]
+    num_rows: int
+    """How many were measured: all, or a seeded sample."""
+    minimum: int
+    median: int
+    p90: int
+    p99: int
+    maximum: int
+    mean: float
+
+
+class QuarantineSample(Record):
+    reason: str
+    repo: str
+    path: str
+    row_index: int
+    original: str
+    """Shortened."""
+
+
+class DataReport(Record):
+    """What became of the rows, for people: beside it lies the same as text, `data/report.txt`."""
+
+    counts: dict[str, int]
+    """Rows by fate, as in PreparedData."""
+    counts_by_source: dict[str, dict[str, int]]
+    """Source to fate to rows."""
+    lengths: dict[str, Lengths]
+    """`train` and `holdout`."""
+    quarantine_samples: tuple[QuarantineSample, ...]
+    """A few of each reason."""
+    contaminated: tuple[ContaminatedRow, ...]
+    """The first 1,000; all of them are in `data/contaminated.parquet`."""
+    drift: DriftReport | None = None
+    notes: tuple[str, ...] = ()
+
+
 class PreparedData(Record):
     """Parquet files in the cycle's folder; paths are relative to it.
 
-    train and holdout: `row_id` (sha256 of the normalised messages), `messages` (JSON), `source`,
-    `repo`, `path`, `row_index`, and `replay` (bool) in train. quarantine: `repo`, `path`,
-    `row_index`, `reason`, `original` (JSON or text).
+    train and holdout: `row_id` (sha256 of the normalised messages), `messages` (JSON), `tools` (JSON
+    or none), `source`, `repo`, `path`, `row_index`, and `replay` (bool) in train. quarantine: `repo`,
+    `path`, `row_index`, `reason`, `original` (JSON or text).
     """
 
     train_path: str
     holdout_path: str
+    historic_holdout_path: str
+    """Rows held out in earlier cycles, with the columns of the holdout."""
     quarantine_path: str
+    report_path: str
+    """DataReport as JSON."""
     num_train: int
     num_replay: int
     """Of num_train, rows that the champion has already seen."""
     num_holdout: int
+    num_historic_holdout: int
     num_quarantined: int
+    num_contaminated: int
+    """Of num_quarantined, rows that repeat an item of the evaluation."""
     rows_read: int
     counts: dict[str, int]
     """Rows by fate: `quarantined:<reason>`, `duplicate`, `seen_before`, `train`, `holdout`, ..."""
@@ -305,10 +450,56 @@ class CycleSummary(Record):
     review_number: int | None = None
     datasets: tuple[SeenDataset, ...] = ()
     """The data revisions that the attempt used, whatever came of it."""
+    data_of: str | None = None
+    """Set by a rollback: the cycle whose table (`data/<cycle_id>.parquet`) lists what was used."""
     slices: tuple[SliceVerdict, ...] = ()
     num_train: int | None = None
     seconds_by_step: dict[str, float] = {}
     finished_at: str
+
+
+class PastCycle(Record):
+    """What budgets and cool-downs must know of a cycle."""
+
+    cycle_id: str
+    outcome: Literal["promoted", "rejected", "inconclusive", "rolled_back"]
+    finished_at: str
+
+
+class WatchState(Record):
+    """What the last look found, so that the next one need not look again where nothing changed."""
+
+    inputs: str
+    """Fingerprint of the config's datasets, of the champion and of the last attempt: with other ones
+    what stands below says nothing."""
+    datasets: tuple[DatasetState, ...]
+    drift: DriftReport | None = None
+    """Of the rows at these revisions, where it was measured."""
+
+
+class LedgerHead(Record):
+    """`latest.json` on the ledger: all that a tick must know of the past, in one request."""
+
+    last_attempt: CycleSummary | None = None
+    """The newest entry, whatever came of it."""
+    recent: tuple[PastCycle, ...] = ()
+    """The newest 100, newest first."""
+    watch: WatchState | None = None
+    decision: TriggerDecision | None = None
+    """The newest in the history of decisions (`decisions/<YYYY-MM>.jsonl`)."""
+
+
+class UsedFile(Record):
+    """Content that a cycle has used; `data/<cycle_id>.parquet` on the ledger holds all of them."""
+
+    name: str
+    """Of the dataset."""
+    path: str
+    content_id: str
+    num_bytes: int
+    num_rows: int | None
+    revision: str
+    """The newest revision that held it."""
 
 
 class CycleRequest(Record):

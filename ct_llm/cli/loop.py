@@ -1,5 +1,6 @@
 """The commands of the loop: call the pipeline, print what came of it, choose the exit code."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,11 +17,20 @@ from ct_llm.pipeline import (
     CycleResult,
     check_before_training,
     find_cycle,
+    keep_state,
     look,
     open_cycle,
+    record_decision,
     run_cycle,
 )
-from ct_llm.records import EvalResult, GateDecision, StepName, TrainedAdapter, Verdict
+from ct_llm.records import (
+    EvalResult,
+    GateDecision,
+    StepName,
+    TrainedAdapter,
+    TriggerDecision,
+    Verdict,
+)
 
 EXIT_CODES = {
     "promoted": errors.EXIT_PROMOTED,
@@ -72,15 +82,23 @@ def plan(config: CTConfig, force: bool, as_json: bool) -> int:
     check_before_training(config, suites)
     api = hub_api(config.hub)
     with show.working("looking at the Hub", quiet=as_json):
-        found = find_cycle(config, api, read_head(api, config.adapter_repo), force=force)
+        head = read_head(api, config.adapter_repo)
+        found = find_cycle(config, api, head, force=force)
     request, resumed = found.request, found.unfinished is not None
-    starts = resumed or request.decision.should_train
     if as_json:
-        show.as_json({"starts": starts, "resumes": resumed, "request": request, "suites": suites})
+        show.as_json(
+            {
+                "starts": request is not None,
+                "resumes": resumed,
+                "decision": found.decision,
+                "request": request,
+                "suites": suites,
+            }
+        )
     else:
         out = show.console()
-        show.trigger(request.decision)
-        champion = request.champion
+        show.trigger(found.decision)
+        champion = request.champion if request else head.champion
         against = f"v{champion.version} of {champion.repo}" if champion else "the base model itself"
         out.print(f"Compared with: {against}", markup=False)
         for suite in suites:
@@ -89,33 +107,56 @@ def plan(config: CTConfig, force: bool, as_json: bool) -> int:
         out.print(
             f"Target: {config.gate.target} must improve by more than {config.gate.min_gain:g}"
         )
-        verb = "go on with" if resumed else "start" if starts else "not start"
-        out.print(
-            f"A run would {verb} cycle {request.cycle_id}. Nothing was changed.", markup=False
-        )
-    return 0 if starts else errors.EXIT_NOTHING_TO_DO
+        does = f"{'go on with' if resumed else 'start'} cycle {request.cycle_id}" if request else ""
+        out.print(f"A run would {does or 'start no cycle'}. Nothing was changed.", markup=False)
+    return 0 if request else errors.EXIT_NOTHING_TO_DO
 
 
-def watch(config: CTConfig, begin: bool, as_json: bool) -> int:
+def watch(
+    config: CTConfig,
+    begin: bool,
+    as_json: bool,
+    *,
+    record: bool = False,
+    prometheus: bool = False,
+) -> int:
+    """The decision. begin: and a cycle, where one is due. record: into the ledger, whatever it is."""
     if begin:
         work = WorkDir(config.work_dir)
         with ShowProgress(quiet=True) as progress, work.locked():
             cycle, decision = open_cycle(config, work, force=False, tell=progress)
         folder = cycle.dir.path if cycle else None
     else:
-        from ct_llm.hub.adapter_repo import read_head
-
-        api = hub_api(config.hub)
-        with show.working("looking at the Hub", quiet=as_json):
-            decision = look(config, api, read_head(api, config.adapter_repo)).decision
-        folder = None
+        decision, folder = _look(config, record, quiet=as_json or prometheus), None
     if as_json:
         show.as_json({"decision": decision, "cycle": folder})
+    elif prometheus:
+        from ct_llm.watch.metrics import prometheus_text
+
+        typer.echo(prometheus_text(decision, config.adapter_repo), nl=False)
     else:
         show.trigger(decision)
         if folder is not None:
             typer.echo(f"Cycle begun: {folder}. Next: ct-llm prepare --cycle {folder}")
     return 0 if folder is not None or decision.should_train else errors.EXIT_NOTHING_TO_DO
+
+
+def _look(config: CTConfig, record: bool, *, quiet: bool) -> TriggerDecision:
+    from ct_llm.hub.adapter_repo import read_head
+
+    api = hub_api(config.hub)
+    problem = None
+    with show.working("looking at the Hub", quiet=quiet):
+        head = read_head(api, config.adapter_repo)
+        watched = look(config, api, head)
+        if record:
+            problem = record_decision(api, config, watched.decision, watched.state)
+    # Without a folder to write in, the next look only takes longer.
+    with suppress(errors.StorageError):
+        keep_state(config, watched.state, watched.decision)
+    if problem is not None:
+        typer.echo(f"ct-llm: {problem}", err=True)
+    return watched.decision
 
 
 def step(name: str, folder: Path, config: Path | None, sets: list[str], as_json: bool) -> int:

@@ -127,13 +127,49 @@ def watch(
         bool,
         typer.Option("--begin", help="If training is due, begin a cycle and print its folder."),
     ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the decision into the ledger, whatever it is.")
+    ] = False,
     as_json: Json = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Print the decision as Prometheus text.")
+    ] = False,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help="Listen for the Hub's webhook, and start a cycle on new data."
+        ),
+    ] = False,
+    host: Annotated[str, typer.Option(help="With --serve: address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="With --serve: 0 takes a free one.", min=0, max=65535)
+    ] = 8971,
 ) -> None:
     """Is there enough new data to train on? Exit 0 if so, 10 if not."""
-    from ct_llm.cli import loop
     from ct_llm.config import load_config
 
-    raise typer.Exit(loop.watch(load_config(config, sets), begin, as_json))
+    _refuse_two(
+        {"--begin": begin, "--serve": serve},
+        {"--record": record, "--serve": serve},
+        {"--json": as_json, "--prometheus": prometheus, "--serve": serve},
+    )
+    loaded = load_config(config, sets)
+    if serve:
+        from ct_llm.cli.webhook import serve as serve_webhook
+
+        serve_webhook(loaded, config, sets, host, port)
+        return
+    from ct_llm.cli import loop
+
+    raise typer.Exit(loop.watch(loaded, begin, as_json, record=record, prometheus=prometheus))
+
+
+def _refuse_two(*alternatives: dict[str, bool]) -> None:
+    """Of options that exclude each other, one may be given."""
+    for options in alternatives:
+        given = [name for name, is_given in options.items() if is_given]
+        if len(given) > 1:
+            raise errors.InputError(f"{' and '.join(given)} do not go together; give one of them.")
 
 
 def _step(name: str, cycle: Path, config: Path | None, sets: list[str], as_json: bool) -> None:
@@ -222,14 +258,18 @@ def status(config: Config = DEFAULT_CONFIG, sets: Sets = [], as_json: Json = Fal
 def history(
     config: Config = DEFAULT_CONFIG,
     sets: Sets = [],
-    limit: Annotated[int, typer.Option(help="How many cycles, newest first.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1)] = 20,
+    decisions: Annotated[
+        bool,
+        typer.Option("--decisions", help="What was decided at each look, also not to train."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Every cycle of the ledger, newest first, and why."""
     from ct_llm.cli import registry
     from ct_llm.config import load_config
 
-    registry.history(load_config(config, sets), limit, as_json)
+    registry.history(load_config(config, sets), limit, as_json, decisions=decisions)
 
 
 def print_line(text: str) -> None:

@@ -7,6 +7,7 @@ from rich.text import Text
 from ct_llm.cli import show
 from ct_llm.config import CTConfig
 from ct_llm.cycle_dir import WorkDir
+from ct_llm.durations import say_duration
 from ct_llm.hub.client import hub_api
 from ct_llm.records import STEPS
 
@@ -32,10 +33,17 @@ def rollback(
         typer.echo(f"{summary.sentence}\nv{summary.version} is the champion: {summary.revision}")
 
 
-def history(config: CTConfig, limit: int, as_json: bool) -> None:
+def history(config: CTConfig, limit: int, as_json: bool, *, decisions: bool = False) -> None:
+    """Cycles, or the decisions at each look at the data, newest first."""
+    from ct_llm.hub.decisions import read_decisions
     from ct_llm.hub.ledger import read_ledger
 
     api = hub_api(config.hub)
+    if decisions:
+        with show.working("reading the ledger", quiet=as_json):
+            found = read_decisions(api, config.adapter_repo, limit)
+        show.as_json({"decisions": found}) if as_json else show.decisions(found)
+        return
     with show.working("reading the ledger", quiet=as_json):
         entries = read_ledger(api, config.adapter_repo, limit)
     show.as_json({"cycles": entries}) if as_json else show.history(entries)
@@ -48,7 +56,7 @@ def status(config: CTConfig, as_json: bool) -> None:
     api = hub_api(config.hub)
     with show.working("looking at the Hub", quiet=as_json):
         head = read_head(api, config.adapter_repo)
-        request = look(config, api, head)
+        trigger = look(config, api, head).decision
     under_way = {
         cycle.cycle_id: {
             "finished_steps": ["watch", *(s for s in STEPS if cycle.record(s) is not None)],
@@ -62,7 +70,8 @@ def status(config: CTConfig, as_json: bool) -> None:
         show.as_json(
             {
                 "champion": head.champion,
-                "trigger": request.decision,
+                "trigger": trigger,
+                "last_decision": head.ledger.decision,
                 "last_attempt": head.last_attempt,
                 "under_way": under_way,
             }
@@ -79,9 +88,14 @@ def status(config: CTConfig, as_json: bool) -> None:
         since = f", since {lineage.created_at}" if lineage else ", without lineage"
         table.add_row("champion", f"v{champion.version} at {champion.revision[:12]}{since}")
     if lineage is not None:
-        seen = ", ".join(f"{d.repo} ({d.num_rows:,} rows)" for d in lineage.datasets)
+        seen = ", ".join(f"{d.name} ({d.num_rows:,} rows)" for d in lineage.datasets)
         table.add_row("trained on", seen)
-    table.add_row("trigger", Text(request.decision.sentence))
+    if trigger.data_age_seconds is not None:
+        table.add_row("data age", say_duration(trigger.data_age_seconds))
+    table.add_row("trigger", Text(trigger.sentence))
+    if head.ledger.decision is not None:
+        recorded = head.ledger.decision
+        table.add_row("last recorded", Text(f"{recorded.checked_at}: {recorded.sentence}"))
     if head.last_attempt is not None:
         last = head.last_attempt
         table.add_row("last cycle", Text(f"{last.outcome}: {last.sentence}"))

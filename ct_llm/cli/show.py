@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ct_llm.config import CTConfig
-from ct_llm.records import CycleSummary, GateDecision, SliceState, TriggerDecision
+from ct_llm.durations import say_duration
+from ct_llm.records import CycleSummary, DataReport, GateDecision, SliceState, TriggerDecision
 
 STYLES = {
     "promote": "bold green",
@@ -70,14 +71,15 @@ def trigger(decision: TriggerDecision) -> None:
 
 
 def reasons(decision: TriggerDecision) -> None:
-    """Every rule with its value and threshold, for and against."""
+    """Every rule and brake with its value and threshold, for and against."""
     table = Table("rule", "value", "threshold", "met", "reason", box=None, pad_edge=False)
     for reason in decision.reasons:
+        said = {"reason": "yes", "brake": "holds"}[reason.kind] if reason.met else "no"
         table.add_row(
             reason.rule,
-            number(reason.value),
-            number(reason.threshold),
-            "yes" if reason.met else "no",
+            amount(reason.value, reason.unit),
+            amount(reason.threshold, reason.unit),
+            said,
             Text(reason.sentence),
         )
     console().print(table)
@@ -122,6 +124,14 @@ def slices(decided: GateDecision) -> Table:
     return table
 
 
+def amount(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    if unit == "seconds":
+        return say_duration(value) if value >= 0 else f"in {say_duration(-value)}"
+    return f"{value:.2f}" if unit == "AUC" else number(value)
+
+
 def number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
@@ -156,3 +166,42 @@ def history(entries: Sequence[CycleSummary]) -> None:
         )
         out.print(line)
         out.print(Padding(Text(entry.sentence), (0, 0, 0, 4)))
+
+
+def data_report(report: DataReport) -> None:
+    """What became of the rows, in short; all of it is in the cycle's `data/report.txt`."""
+    from ct_llm.prepare import report_text as text
+
+    out = console()
+    new, earlier = text.funnels(report.counts)
+    first = {sample.reason: sample for sample in reversed(report.quarantine_samples)}
+    examples = [
+        text.one_line(f"{sample.reason}: {text.place(sample)}: {sample.original}", out.width - 2)
+        for _, sample in sorted(first.items())
+    ]
+    sections = {
+        "new rows": text.funnel_table(new),
+        "earlier rows": text.funnel_table(earlier) if earlier[0].num_rows else [],
+        "by source": text.source_table(report, max_sources=8, max_name_chars=22),
+        "lengths": text.length_table(report.lengths),
+        "in the evaluation": [text.contaminated_line(row) for row in report.contaminated[:3]],
+        "in quarantine, for example": examples,
+        "drift": text.drift_lines(report.drift),
+        "notes": [text.one_line(note, 1_000) for note in report.notes],
+    }
+    for title, lines in sections.items():
+        if lines:
+            out.print(Text(title, style="bold"))
+            # Lines longer than the terminal are its own to break: tables stay whole in a pipe.
+            out.print(Text("".join(f"  {line}\n" for line in lines)), soft_wrap=True)
+
+
+def decisions(found: Sequence[TriggerDecision]) -> None:
+    """A line of facts and a sentence for each decision."""
+    out = console()
+    if not found:
+        out.print("No decision recorded yet. `ct-llm run` and `ct-llm watch --record` record them.")
+    for decided in found:
+        outcome = ("train", STYLES["promoted"]) if decided else ("wait", "yellow")
+        out.print(Text.assemble((decided.checked_at[:16].replace("T", " "), "dim"), "  ", outcome))
+        out.print(Padding(Text(decided.sentence), (0, 0, 0, 4)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ct_llm.config import BaseModelConfig, EvaluateConfig, Suite
 from ct_llm.digests import adapter_digest, file_sha256, fingerprint
 from ct_llm.errors import InputError
-from ct_llm.evaluate.holdout_task import Messages, newest_suite, read_holdout
+from ct_llm.evaluate.holdout_task import HeldOutRow, newest_suite, read_holdout
 from ct_llm.evaluate.sandbox import sandbox_problem
 from ct_llm.evaluate.scores import random_order, write_scores
 from ct_llm.hub.client import BaseModelFolder
@@ -125,7 +125,7 @@ def check_before_training(
         pass
 
 
-def _newest_rows(config: EvaluateConfig, holdout: Path | None) -> list[tuple[str, Messages]]:
+def _newest_rows(config: EvaluateConfig, holdout: Path | None) -> list[HeldOutRow]:
     if not config.newest.enabled or holdout is None:
         return []
     limits = [n for n in (config.newest.max_items, config.limit) if n is not None]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 METRIC = "byte_probability"
 Messages = list[dict[str, Any]]
+
+
+class HeldOutRow(NamedTuple):
+    row_id: str
+    messages: Messages
+    tools: list[Any] | None
+    """What the assistant may call; rendered with the messages."""
+
+
 Render = Callable[[Messages, bool], str]
 """Messages and whether to add the generation prompt, to text."""
 
@@ -45,18 +54,22 @@ def newest_suite(tolerance: float) -> Suite:
     )
 
 
-def read_holdout(path: Path, max_items: int) -> list[tuple[str, Messages]]:
-    """Row ids and messages of at most `max_items` rows: those whose id hashes lowest.
+def read_holdout(path: Path, max_items: int) -> list[HeldOutRow]:
+    """At most `max_items` rows: those whose id hashes lowest.
 
     So the choice depends on the rows alone, and adding rows changes it little. Raises DataError.
     """
     try:
-        table = pq.read_table(path, columns=["row_id", "messages"])
+        # Adapters that were made before there were tools have holdouts without that column.
+        columns = [name for name in _COLUMNS if name in pq.read_schema(path).names]
+        rows = pq.read_table(path, columns=columns).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: held-out rows cannot be read: {error}") from None
-    rows = [(row["row_id"], row["messages"]) for row in table.to_pylist()]
-    rows.sort(key=lambda row: sha256(row[0].encode()).digest())
-    return [(row_id, _parse(path, row_id, text)) for row_id, text in rows[:max_items]]
+    rows.sort(key=lambda row: sha256(row["row_id"].encode()).digest())
+    return [_parse(path, row) for row in rows[:max_items]]
+
+
+_COLUMNS = ("row_id", "messages", "tools")
 
 
 def split_response(messages: Messages, render: Render, row_id: str) -> tuple[str, str]:
@@ -87,7 +100,7 @@ def cut_to_context(response: str, num_tokens: Callable[[str], int], room: int) -
     return response
 
 
-def newest_task(rows: Sequence[tuple[str, Messages]], engine: "PairEngine") -> "EvalTask":
+def newest_task(rows: Sequence[HeldOutRow], engine: "PairEngine") -> "EvalTask":
     """An lm-eval log-likelihood task of these rows for this model. Raises InputError."""
     from datasets import Dataset, DatasetDict
     from lm_eval.api.task import ConfigurableTask
@@ -101,10 +114,10 @@ def newest_task(rows: Sequence[tuple[str, Messages]], engine: "PairEngine") -> "
     suite = newest_suite(tolerance=0.0)
     with quiet():
         documents = []
-        for row_id, messages in rows:
-            prompt, response = split_response(messages, _renderer(engine, row_id), row_id)
+        for row in rows:
+            prompt, response = split_response(row.messages, _renderer(engine, row), row.row_id)
             response = cut_to_context(response, num_tokens(prompt), engine.max_length - 1)
-            documents.append({"row_id": row_id, "prompt": prompt, "response": response})
+            documents.append({"row_id": row.row_id, "prompt": prompt, "response": response})
         task = ConfigurableTask(
             config={
                 "task": NEWEST,
@@ -129,17 +142,21 @@ def _byte_probability(doc: dict[str, Any], results: Sequence[tuple[float, bool]]
     return {METRIC: min(1.0, math.exp(log_likelihood / len(doc["response"].encode())))}
 
 
-def _parse(path: Path, row_id: str, text: str) -> Messages:
-    try:
-        messages = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: row {row_id}: messages is not JSON: {error}") from None
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise DataError(f"{path}: row {row_id}: messages is not a list of messages.")
-    return messages
+def _parse(path: Path, row: dict[str, Any]) -> HeldOutRow:
+    row_id = row["row_id"]
+    lists = []
+    for name, text in (("messages", row["messages"]), ("tools", row.get("tools") or "[]")):
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: row {row_id}: {name} is not JSON: {error}") from None
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise DataError(f"{path}: row {row_id}: {name} is not a list of {name}.")
+        lists.append(value)
+    return HeldOutRow(row_id, lists[0], lists[1] or None)
 
 
-def _renderer(engine: "PairEngine", row_id: str) -> Render:
+def _renderer(engine: "PairEngine", row: HeldOutRow) -> Render:
     import jinja2
 
     if not engine.tokenizer.chat_template:
@@ -151,11 +168,15 @@ def _renderer(engine: "PairEngine", row_id: str) -> Render:
     def render(messages: Messages, add_generation_prompt: bool) -> str:
         try:
             text = engine.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                messages,
+                tools=row.tools,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
-        except jinja2.TemplateError as error:
+        # TypeError: the template treats an object as text, or the other way round.
+        except (jinja2.TemplateError, TypeError) as error:
             raise InputError(
-                f"held-out row {row_id}: the chat template refuses its messages: {error}"
+                f"held-out row {row.row_id}: the chat template refuses its messages: {error}"
             ) from None
         return str(text)
 

@@ -18,8 +18,8 @@ from ct_llm.config_errors import first_problem
 from ct_llm.digests import ADAPTER_FILES, adapter_digest
 from ct_llm.errors import AdapterError, HubAccessError, HubNotFoundError, InputError
 from ct_llm.hub.client import explained, read_file
-from ct_llm.hub.ledger import read_latest
-from ct_llm.records import ChampionRef, CycleSummary, Lineage
+from ct_llm.hub.ledger import read_ledger_head
+from ct_llm.records import ChampionRef, CycleSummary, LedgerHead, Lineage
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -63,12 +63,17 @@ class AdapterHead:
     revision: str | None
     """Of `main`; none when the repo does not exist yet."""
     champion: ChampionRef | None
-    last_attempt: CycleSummary | None
-    """The newest entry of the ledger, whatever came of it."""
+    ledger: LedgerHead
+    """What it says of the past; empty where there is none."""
+
+    @property
+    def last_attempt(self) -> CycleSummary | None:
+        """The newest entry of the ledger, whatever came of it."""
+        return self.ledger.last_attempt
 
 
 def read_head(api: "HfApi", repo: str) -> AdapterHead:
-    """Head, champion and last attempt in at most three requests.
+    """Head, champion and the ledger's head in at most three requests.
 
     Raises HubAccessError when the repo cannot be told from a private one for want of a token, or
     the token is refused; AdapterError when `main` holds half an adapter; InputError for a lineage
@@ -76,7 +81,7 @@ def read_head(api: "HfApi", repo: str) -> AdapterHead:
     """
     tip = read_tip(api, repo)
     if tip is None:
-        return AdapterHead(repo, None, None, None)
+        return AdapterHead(repo, None, None, LedgerHead())
     champion = None
     if tip.holds_adapter:
         lineage = read_lineage(api, repo, tip.revision) if LINEAGE in tip.files else None
@@ -88,7 +93,7 @@ def read_head(api: "HfApi", repo: str) -> AdapterHead:
             f"{' and '.join(ADAPTER_FILES)} (other formats are not loaded: pickles can run code). "
             "Convert it with PeftModel.save_pretrained, or delete these files."
         )
-    return AdapterHead(repo, tip.revision, champion, read_latest(api, repo))
+    return AdapterHead(repo, tip.revision, champion, read_ledger_head(api, repo))
 
 
 def read_tip(api: "HfApi", repo: str, revision: str | None = None) -> Tip | None:

@@ -34,7 +34,7 @@ def commit_once(
 
     for pause in (*PAUSES, None):
         try:
-            with explained(doing, repo), _uploads_explained(doing, repo):
+            with explained(doing, repo), uploads_explained(doing, repo):
                 return make()
         except HubUnavailableError:
             found = find()
@@ -49,7 +49,7 @@ def commit_once(
 
 
 @contextmanager
-def _uploads_explained(doing: str, repo: str) -> Iterator[None]:
+def uploads_explained(doing: str, repo: str) -> Iterator[None]:
     """What the client raises as bare RuntimeError and ValueError while it uploads."""
     try:
         yield

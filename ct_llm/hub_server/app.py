@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ct_llm.hub_server import (
     discussion_routes,
@@ -27,6 +27,9 @@ from ct_llm.hub_server.routing import Body, Call, Handler, Hub, Route
 from ct_llm.hub_server.wire import WireError, error_response
 
 logger = logging.getLogger("ct_llm.hub_server")
+
+LOG_LINE = "%s %s %d %dB %.0fms"
+"""Method, path, status, bytes of the answer's body, time."""
 
 MAX_BODY: dict[Body, int] = {"none": 0, "small": 16 * 2**20, "commit": 256 * 2**20}
 # A larger body waits on disk, so that many uploads at once do not fill the memory.
@@ -54,18 +57,24 @@ class HubApp:
         request = Request(scope, receive)
         raw_path = scope["raw_path"].decode("latin-1")
         started = time.perf_counter()
-        status = 499
+        status, num_bytes = 499, 0
+
+        async def counted(message: Message) -> None:
+            nonlocal num_bytes
+            num_bytes += len(message.get("body", b""))
+            await send(message)
+
         try:
             response = await self._respond(request, raw_path)
             status = response.status_code
-            await response(scope, receive, send)
+            await response(scope, receive, counted)
         except ClientDisconnect:
             # The client left in the middle of its upload: there is nobody to answer.
             logger.debug("client disconnected during %s %s", request.method, raw_path)
         finally:
             # Neither headers nor the query are logged: they hold tokens and signed links.
-            seconds = time.perf_counter() - started
-            logger.info("%s %s %d %.0fms", request.method, raw_path, status, seconds * 1e3)
+            milliseconds = (time.perf_counter() - started) * 1e3
+            logger.info(LOG_LINE, request.method, raw_path, status, num_bytes, milliseconds)
 
     async def _respond(self, request: Request, raw_path: str) -> Response:
         try:

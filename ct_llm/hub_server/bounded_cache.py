@@ -1,4 +1,4 @@
-"""A small thread-safe LRU cache."""
+"""A thread-safe LRU cache, bounded by what its values hold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """Keeps the `limit` most recently used values."""
+    """Keeps the most recently used values whose weights together are at most `limit`.
 
-    def __init__(self, limit: int) -> None:
+    Without `weigh` each value weighs 1. The newest value stays even when it alone weighs more.
+    """
+
+    def __init__(self, limit: int, weigh: Callable[[V], int] = lambda _: 1) -> None:
         self._limit = limit
+        self._weigh = weigh
+        self._weight = 0
         self._values: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
 
     def get_or_make(self, key: K, make: Callable[[], V]) -> V:
         """The cached value, or a new one. Two threads may both make it; the results are equal."""
@@ -31,7 +42,9 @@ class BoundedCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         with self._lock:
+            if key in self._values:
+                self._weight -= self._weigh(self._values.pop(key))
             self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._limit:
-                self._values.popitem(last=False)
+            self._weight += self._weigh(value)
+            while self._weight > self._limit and len(self._values) > 1:
+                self._weight -= self._weigh(self._values.popitem(last=False)[1])

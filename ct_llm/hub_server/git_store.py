@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from dulwich.diff_tree import tree_changes
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, parse_tree
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
 from dulwich.patch import write_tree_diff
 from dulwich.refs import DiskRefsContainer, Ref, check_ref_format
 from dulwich.repo import Repo
 
 from ct_llm.hub_server.bounded_cache import BoundedCache
 from ct_llm.hub_server.durable import folders_up_to, fsync_all
+from ct_llm.hub_server.git_tree import TreeEntries, parse_entries
 from ct_llm.hub_server.snapshot import (
     FOLDER_MODE,
     BlobInfo,
@@ -29,7 +30,6 @@ from ct_llm.hub_server.snapshot import (
     Snapshot,
     parse_pointer,
 )
-from ct_llm.hub_server.tree_editor import RawEntry
 from ct_llm.hub_server.wire import bad_request, conflict, revision_not_found
 
 HEADS = "refs/heads/"
@@ -41,6 +41,8 @@ MAIN = "main"
 LOOSE_OBJECTS = 20
 SHORTEST_SHA = 7
 TEMPORARY_OBJECT = "tmp_obj_"
+# Of each cache of trees: some 50 MB, whether a repo has many small commits or a few of 10,000 files.
+CACHED_ENTRIES = 200_000
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class GitStore:
         self._object_lock = threading.Lock()
         self._commits: BoundedCache[str, CommitInfo] = BoundedCache(20_000)
         self._blobs: BoundedCache[str, BlobInfo] = BoundedCache(200_000)
-        self._trees: BoundedCache[str, tuple[RawEntry, ...]] = BoundedCache(2_000)
-        self._snapshots: BoundedCache[str, Snapshot] = BoundedCache(16)
-        self._changed: BoundedCache[str, frozenset[str]] = BoundedCache(2_000)
+        self._trees: BoundedCache[str, TreeEntries] = BoundedCache(CACHED_ENTRIES, _weight)
+        self._snapshots: BoundedCache[str, Snapshot] = BoundedCache(CACHED_ENTRIES, _weight)
+        self._changed: BoundedCache[str, frozenset[str]] = BoundedCache(CACHED_ENTRIES, _weight)
 
     @classmethod
     def create(cls, path: Path) -> GitStore:
@@ -139,8 +141,18 @@ class GitStore:
     def read_blob(self, oid: str) -> bytes:
         return self._raw(oid)[1]
 
-    def tree_entries(self, oid: str) -> tuple[RawEntry, ...]:
-        return self._trees.get_or_make(oid, lambda: self._load_tree(oid))
+    def tree_entries(self, oid: str) -> TreeEntries:
+        return self._trees.get_or_make(oid, lambda: parse_entries(self._raw(oid)[1]))
+
+    def entry(self, commit: str, path: str) -> Entry | None:
+        """One file or folder of a commit. Looks into the folders on its way, and no others."""
+        mode, oid = FOLDER_MODE, self.commit(commit).tree
+        for part in path.split("/"):
+            found = self.tree_entries(oid).get(part) if mode == FOLDER_MODE else None
+            if found is None:
+                return None
+            mode, oid = found
+        return self._entry(path, mode, oid)
 
     def last_commits(self, commit: str, paths: Iterable[str]) -> dict[str, CommitInfo]:
         """For each path, the newest commit that changed it or something below it."""
@@ -193,6 +205,8 @@ class GitStore:
             if isinstance(item, Blob):
                 content = item.as_raw_string()
                 self._blobs.put(item.id.decode(), BlobInfo(len(content), parse_pointer(content)))
+            elif isinstance(item, Tree):
+                self._trees.put(item.id.decode(), parse_entries(item.as_raw_string()))
 
     def move_ref(self, ref: str, old: str | None, new: str) -> bool:
         """Compare-and-swap; `old` None means that the ref must not exist. False if it differs."""
@@ -313,27 +327,29 @@ class GitStore:
             message=message.strip(),
         )
 
-    def _load_tree(self, oid: str) -> tuple[RawEntry, ...]:
-        parsed = parse_tree(self._raw(oid)[1], 20)
-        return tuple(
-            (name.decode("utf-8", "replace"), mode, sha.decode()) for name, mode, sha in parsed
-        )
-
     def _load_snapshot(self, commit: str) -> Snapshot:
+        info = self.commit(commit)
+        # Most entries are those of the commit before: sharing them saves the time and the memory.
+        before = None if info.parent is None else self._snapshots.get(info.parent)
+        known = {} if before is None else before.entries
         folders: dict[str, tuple[Entry, ...]] = {}
-        waiting = [("", self.commit(commit).tree)]
+        waiting = [("", info.tree)]
         while waiting:
             path, oid = waiting.pop()
             inside = []
-            for name, mode, child in self.tree_entries(oid):
+            for name, (mode, child) in self.tree_entries(oid).items():
                 child_path = f"{path}/{name}" if path else name
-                is_folder = mode == FOLDER_MODE
-                if is_folder:
+                if mode == FOLDER_MODE:
                     waiting.append((child_path, child))
-                blob = None if is_folder else self._blob_info(child)
-                inside.append(Entry(child_path, mode, child, blob))
+                entry = known.get(child_path)
+                if entry is None or entry.oid != child or entry.mode != mode:
+                    entry = self._entry(child_path, mode, child)
+                inside.append(entry)
             folders[path] = tuple(inside)
         return Snapshot(folders)
+
+    def _entry(self, path: str, mode: int, oid: str) -> Entry:
+        return Entry(path, mode, oid, None if mode == FOLDER_MODE else self._blob_info(oid))
 
     def _blob_info(self, oid: str) -> BlobInfo:
         def load() -> BlobInfo:
@@ -382,6 +398,10 @@ def _sweep_leftovers(path: Path) -> None:
     ]
     for leftover in leftovers:
         leftover.unlink()
+
+
+def _weight(value: Sized) -> int:
+    return len(value) + 1
 
 
 def _id(oid: str) -> ObjectID:

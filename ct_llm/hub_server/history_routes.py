@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl
@@ -34,8 +35,7 @@ def list_tree(call: Call) -> Response:
     snapshot = store.snapshot(commit)
     if not snapshot.has_folder(path):
         raise entry_not_found(path, commit)
-    inside = snapshot.walk(path) if call.flag("recursive") else snapshot.children(path)
-    entries = list(inside)
+    entries = snapshot.below(path) if call.flag("recursive") else snapshot.children(path)
     limit = call.number("limit", PAGE_OF_ENTRIES, PAGE_OF_ENTRIES)
     page = entries[start : start + limit]
     return json_response(
@@ -48,9 +48,9 @@ def paths_info(call: Call) -> Response:
     _, store = call.repo_and_store("see")
     commit = store.resolve(call.params["rev"])
     form = parse_qsl(call.body.read().decode("utf-8", "replace"), keep_blank_values=True)
-    snapshot = store.snapshot(commit)
     paths = dict.fromkeys(value.strip("/") for key, value in form if key == "paths")
-    found = [entry for entry in map(snapshot.get, paths) if entry is not None]
+    entries = (store.entry(commit, path) for path in paths)
+    found = [entry for entry in entries if entry is not None]
     expand = ("expand", "true") in [(key, value.lower()) for key, value in form]
     return json_response(_entries(store, commit, found, expand=expand))
 
@@ -150,7 +150,7 @@ def _link(call: Call, commit: str, offset: int, *, more: bool) -> dict[str, str]
 
 
 def _entries(
-    store: GitStore, commit: str, entries: list[Entry], *, expand: bool
+    store: GitStore, commit: str, entries: Sequence[Entry], *, expand: bool
 ) -> list[dict[str, Any]]:
     wire = [entry.to_wire() for entry in entries]
     if expand:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from starlette.responses import Response
@@ -130,9 +133,14 @@ def auth_check_write(call: Call) -> Response:
 def repo_info(call: Call) -> Response:
     repo, store = call.repo_and_store("see")
     commit = store.resolve(call.params.get("rev", MAIN))
-    info = _info(repo, store, commit, with_sizes=call.flag("blobs"))
+    seen = _RepoAt(repo, store, commit)
     expand = call.every("expand")
-    return json_response(_only(info, expand) if expand else info)
+    if expand:
+        return json_response(seen.info(expand))
+    info = seen.info(_FIELDS)
+    if call.flag("blobs"):
+        info["siblings"] = [_sibling_with_size(entry) for entry in seen.files]
+    return json_response(info)
 
 
 def list_repos(call: Call) -> Response:
@@ -152,24 +160,22 @@ def list_repos(call: Call) -> Response:
         commit = store.branch_tip(HEADS + MAIN)
         if commit is None:
             continue
-        info = _info(repo, store, commit, with_sizes=False)
-        if all(tag in info["tags"] for tag in filters):
-            found.append(info)
+        seen = _RepoAt(repo, store, commit)
+        if not filters or all(tag in card_tags(seen.card) for tag in filters):
+            found.append(seen)
     sort = call.first("sort")
     if sort in ("lastModified", "createdAt", "likes", "downloads", "id"):
         # The client only ever asks for descending order, so it does not send a direction.
-        found.sort(key=lambda info: info[sort], reverse=call.first("direction") != "1")
+        found.sort(key=lambda seen: seen.info([sort])[sort], reverse=call.first("direction") != "1")
     headers = {}
     if start + limit < len(found):
         cursor = str(start + limit + 1)
         headers["Link"] = next_link(call.endpoint, call.path, call.query, cursor)
     fields = [*_SHORT_FIELDS, "cardData"] if call.flag("cardData") else _SHORT_FIELDS
-    page = found[start : start + limit]
-    if expand:
-        page = [_only(info, expand) for info in page]
-    elif not call.flag("full"):
-        page = [_only(info, fields) for info in page]
-    return json_response(page, headers=headers)
+    fields = expand or (_FIELDS if call.flag("full") else fields)
+    return json_response(
+        [seen.info(fields) for seen in found[start : start + limit]], headers=headers
+    )
 
 
 def validate_yaml(call: Call) -> Response:
@@ -183,6 +189,14 @@ def validate_yaml(call: Call) -> Response:
             400, str(error), body={"errors": [{"message": str(error)}], "warnings": []}
         ) from error
     return json_response({"errors": [], "warnings": []})
+
+
+def agent_harnesses(call: Call) -> Response:
+    """How the client would know an agent that runs it: not at all, this server wants no telemetry.
+
+    The client asks once a day, but without an answer in every process.
+    """
+    return json_response({"standardEnvVars": [], "harnesses": {}})
 
 
 def _named_repo(call: Call, body: dict[str, Any], repo_id: str) -> RepoRecord:
@@ -206,32 +220,56 @@ def _private(body: dict[str, Any]) -> bool | None:
     return visibility == "private"
 
 
-def _info(repo: RepoRecord, store: GitStore, commit: str, *, with_sizes: bool) -> dict[str, Any]:
-    """All that is known of a repo at a commit, as `model_info` and `dataset_info` read it."""
-    snapshot = store.snapshot(commit)
-    card = _card(store, snapshot.get(README))
-    info: dict[str, Any] = {
-        "_id": repo.id,
-        "id": repo.repo_id,
-        "author": repo.namespace,
-        "sha": commit,
-        "private": repo.private,
-        "gated": repo.gated or False,
-        "disabled": False,
-        "createdAt": format_time(repo.created_at),
-        "lastModified": format_time(store.commit(commit).time),
-        "downloads": 0,
-        "likes": 0,
-        "tags": card_tags(card),
-        "cardData": card,
-        "siblings": [_sibling(entry, with_sizes=with_sizes) for entry in snapshot.files().values()],
-    }
-    if repo.type == "model":
-        info["modelId"] = repo.repo_id
-        for key in ("library_name", "pipeline_tag"):
-            if isinstance(card.get(key), str):
-                info[key] = card[key]
-    return info
+@dataclass(frozen=True)
+class _RepoAt:
+    """A repo at a commit. Nothing is read before somebody asks for it."""
+
+    repo: RepoRecord
+    store: GitStore
+    commit: str
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        return _card(self.store, self.store.entry(self.commit, README))
+
+    @property
+    def files(self) -> Iterable[Entry]:
+        return self.store.snapshot(self.commit).files().values()
+
+    def info(self, fields: Iterable[str]) -> dict[str, Any]:
+        """The named fields as `model_info` and `dataset_info` read them, and the repo's ids.
+
+        What is asked for alone costs what it costs alone: the newest commit of a repo of 10,000 files
+        is told without listing them.
+        """
+        ids = {"_id": self.repo.id, "id": self.repo.repo_id}
+        if self.repo.type == "model":
+            ids["modelId"] = self.repo.repo_id
+        found = {field: _FIELDS[field](self) for field in fields if field in _FIELDS}
+        return ids | {field: value for field, value in found.items() if value is not None}
+
+    def card_text(self, key: str) -> str | None:
+        """An entry of a model's card that the Hub shows as a field of its own."""
+        value = self.card.get(key)
+        return value if self.repo.type == "model" and isinstance(value, str) else None
+
+
+_FIELDS: dict[str, Callable[[_RepoAt], Any]] = {
+    "author": lambda seen: seen.repo.namespace,
+    "sha": lambda seen: seen.commit,
+    "private": lambda seen: seen.repo.private,
+    "gated": lambda seen: seen.repo.gated or False,
+    "disabled": lambda seen: False,
+    "createdAt": lambda seen: format_time(seen.repo.created_at),
+    "lastModified": lambda seen: format_time(seen.store.commit(seen.commit).time),
+    "downloads": lambda seen: 0,
+    "likes": lambda seen: 0,
+    "tags": lambda seen: card_tags(seen.card),
+    "cardData": lambda seen: seen.card,
+    "siblings": lambda seen: [{"rfilename": entry.path} for entry in seen.files],
+    "library_name": lambda seen: seen.card_text("library_name"),
+    "pipeline_tag": lambda seen: seen.card_text("pipeline_tag"),
+}
 
 
 def _card(store: GitStore, readme: Entry | None) -> dict[str, Any]:
@@ -244,22 +282,15 @@ def _card(store: GitStore, readme: Entry | None) -> dict[str, Any]:
         return {}
 
 
-def _sibling(entry: Entry, *, with_sizes: bool) -> dict[str, Any]:
-    sibling: dict[str, Any] = {"rfilename": entry.path}
-    if with_sizes and entry.blob is not None:
-        sibling |= {"size": entry.size, "blobId": entry.oid}
-        if entry.blob.lfs is not None:
-            sibling["lfs"] = {
-                "sha256": entry.blob.lfs.sha256,
-                "size": entry.blob.lfs.size,
-                "pointerSize": entry.blob.size,
-            }
+def _sibling_with_size(entry: Entry) -> dict[str, Any]:
+    sibling: dict[str, Any] = {"rfilename": entry.path, "size": entry.size, "blobId": entry.oid}
+    if entry.blob is not None and entry.blob.lfs is not None:
+        sibling["lfs"] = {
+            "sha256": entry.blob.lfs.sha256,
+            "size": entry.blob.lfs.size,
+            "pointerSize": entry.blob.size,
+        }
     return sibling
-
-
-def _only(info: dict[str, Any], fields: list[str]) -> dict[str, Any]:
-    wanted = {"_id", "id", "modelId", *fields}
-    return {key: value for key, value in info.items() if key in wanted}
 
 
 ROUTES: list[Route] = [
@@ -268,6 +299,7 @@ ROUTES: list[Route] = [
     route("DELETE", "/api/repos/delete", delete_repo, "small"),
     route("POST", "/api/repos/move", move_repo, "small"),
     route("POST", "/api/validate-yaml", validate_yaml, "small"),
+    route("GET", "/api/agent-harnesses", agent_harnesses),
     route("GET", "/api/{types}", list_repos),
     route("GET", "/api/{types}/{repo}", repo_info),
     route("GET", "/api/{types}/{repo}/revision/{rev}", repo_info),

@@ -29,7 +29,7 @@ def _file_response(call: Call, *, with_content: bool) -> Response:
     repo, store = call.repo_and_store("read")
     commit = store.resolve(call.params["rev"])
     path = call.params["file"]
-    entry = store.snapshot(commit).get(path)
+    entry = store.entry(commit, path)
     if entry is None or entry.blob is None:
         raise entry_not_found(path, commit)
     lfs = entry.blob.lfs

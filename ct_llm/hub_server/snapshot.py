@@ -81,10 +81,11 @@ class Snapshot:
     def __init__(self, folders: dict[str, tuple[Entry, ...]]) -> None:
         """`folders` maps each folder's path ("" for the root) to its direct entries."""
         self._folders = folders
-        self._entries = {entry.path: entry for inside in folders.values() for entry in inside}
+        self.entries = {entry.path: entry for inside in folders.values() for entry in inside}
+        self._below: dict[str, tuple[Entry, ...]] = {}
 
-    def get(self, path: str) -> Entry | None:
-        return self._entries.get(path)
+    def __len__(self) -> int:
+        return len(self.entries)
 
     def has_folder(self, path: str) -> bool:
         return path in self._folders
@@ -92,15 +93,21 @@ class Snapshot:
     def children(self, path: str) -> tuple[Entry, ...]:
         return self._folders[path]
 
-    def walk(self, path: str = "") -> Iterator[Entry]:
+    def below(self, path: str = "") -> tuple[Entry, ...]:
         """Everything below a folder, each folder before its content."""
+        # Kept, as a listing comes back for each of its pages.
+        if path not in self._below:
+            self._below[path] = tuple(self._walk(path))
+        return self._below[path]
+
+    def files(self) -> dict[str, Entry]:
+        return {entry.path: entry for entry in self.below() if not entry.is_folder}
+
+    def _walk(self, path: str) -> Iterator[Entry]:
         for entry in self._folders[path]:
             yield entry
             if entry.is_folder:
-                yield from self.walk(entry.path)
-
-    def files(self) -> dict[str, Entry]:
-        return {entry.path: entry for entry in self.walk() if not entry.is_folder}
+                yield from self._walk(entry.path)
 
 
 def parse_pointer(content: bytes) -> LfsPointer | None:

@@ -47,8 +47,8 @@ def preupload(call: Call) -> Response:
     """Tell the client for each file how to send it, and whether it is there already."""
     _, store = call.repo_and_store("contribute")
     body = call.json()
-    snapshot = store.snapshot(store.resolve(call.params["rev"]))
-    ignored = _ignore_filter(store, snapshot.get(".gitignore"), body.get("gitIgnore"))
+    commit = store.resolve(call.params["rev"])
+    ignored = _ignore_filter(store, store.entry(commit, ".gitignore"), body.get("gitIgnore"))
     answers: list[dict[str, Any]] = []
     try:
         for file in body["files"]:
@@ -59,7 +59,7 @@ def preupload(call: Call) -> Response:
                 "uploadMode": upload_mode(path, size, sample),
                 "shouldIgnore": ignored is not None and _is_ignored(ignored, path),
             }
-            entry = snapshot.get(path)
+            entry = store.entry(commit, path)
             if entry is not None and not entry.is_folder:
                 answer["oid"] = entry.content_id
             answers.append(answer)

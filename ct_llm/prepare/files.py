@@ -1,9 +1,12 @@
-"""Rows out of .parquet, .jsonl/.ndjson and .json files, one after the other."""
+"""Rows out of .parquet, .jsonl/.ndjson, .json, .csv, .tsv and .txt files, one after the other.
 
-import json
-import re
-from collections.abc import Iterator
+All but Parquet, which packs itself, also as .gz or .zst.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,24 +14,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ct_llm.errors import DataError, StorageError
+from ct_llm.prepare.byte_streams import BadBytes, open_bytes, unpacked_name
+from ct_llm.prepare.delimited_rows import delimited_rows, text_rows
+from ct_llm.prepare.json_rows import json_rows
+from ct_llm.prepare.unparsable import Unparsable
 
-_PARQUET_BATCH = 1_000
-_decoder = json.JSONDecoder()
-_BLANK = re.compile(r"[ \t\n\r]*")
+__all__ = ["SourceFile", "Unparsable", "read_rows"]
 
+_BATCH_ROWS = 1_000
+_BATCH_BYTES = 64 * 1024**2
 
-@dataclass(frozen=True)
-class Unparsable:
-    """A row that could not be decoded: its bytes as text, what is no UTF-8 escaped."""
-
-    text: str
+_READERS: dict[str, Callable[[BufferedReader], Iterator[tuple[int, Any]]]] = {
+    ".json": json_rows,
+    ".jsonl": json_rows,
+    ".ndjson": json_rows,
+    ".csv": partial(delimited_rows, delimiter=","),
+    ".tsv": partial(delimited_rows, delimiter="\t"),
+    ".txt": text_rows,
+}
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a dataset repo, on this disk."""
+    """A file of a dataset, on this disk."""
 
     repo: str
+    """Hub id or place of the dataset, as people know it."""
     path: str
     local: Path
 
@@ -37,18 +48,27 @@ class SourceFile:
 
 
 def read_rows(file: SourceFile) -> Iterator[tuple[int, Any]]:
-    """Index and value of every row; the value is whatever JSON held, or Unparsable.
+    """Index and value of every row: a dict, a text, whatever JSON held, or Unparsable.
 
-    The index counts from 0: lines in JSON Lines, elements in a JSON array, rows in Parquet. Raises
-    DataError when the file as a whole is not what its ending says, StorageError when the disk fails.
+    The index counts from 0: lines in JSON Lines and text, elements in a JSON array, rows elsewhere.
+    Raises DataError when the file as a whole is not what its ending says, StorageError when the disk
+    fails.
     """
     try:
         if file.path.lower().endswith(".parquet"):
             yield from _parquet_rows(file)
-        elif file.path.lower().endswith((".json", ".jsonl", ".ndjson")):
-            yield from _json_rows(file)
-        else:
-            file.refuse("not a kind of file that is read; .parquet, .jsonl, .ndjson and .json are.")
+            return
+        name = unpacked_name(file.path)
+        reader = next((r for ending, r in _READERS.items() if name.endswith(ending)), None)
+        if reader is None:
+            file.refuse(
+                f"not a kind of file that is read; .parquet, {', '.join(_READERS)} are, and all but "
+                "the first also as .gz and .zst."
+            )
+        with open_bytes(file.local, file.path) as stream:
+            yield from reader(stream)
+    except BadBytes as error:
+        file.refuse(f"{error}. Mend it and upload it again.")
     except OSError as error:
         raise StorageError(f"could not read {file.local}: {error.strerror or error}.") from error
 
@@ -56,91 +76,58 @@ def read_rows(file: SourceFile) -> Iterator[tuple[int, Any]]:
 # ---------------------------------------------------------------- Parquet
 
 
+_BAD_VALUES = (ValueError, ArithmeticError, LookupError, TypeError)
+"""Text that is not UTF-8, dates out of range, unknown time zones."""
+_DAMAGED = (pa.ArrowException, OSError, *_BAD_VALUES, RecursionError, MemoryError)
+"""Damage shows as whatever the damaged bytes happen to say: names that are no text, sizes beyond all
+memory, indices that are not there."""
+
+
 def _parquet_rows(file: SourceFile) -> Iterator[tuple[int, Any]]:
     try:
         index = 0
         with pq.ParquetFile(file.local) as parquet:
-            for batch in parquet.iter_batches(_PARQUET_BATCH):
+            for batch in parquet.iter_batches(_batch_size(parquet.metadata)):
                 for row in _batch_rows(batch):
                     yield index, row
                     index += 1
     except FileNotFoundError:
         raise
-    # pyarrow reports a damaged file as OSError as well.
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         file.refuse(f"not a readable Parquet file: {error}. Upload it again.")
 
 
+def _batch_size(metadata: pq.FileMetaData) -> int:
+    """Rows at a time: fewer where they are large."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1, largest))))
+
+
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[Any]:
+    nested = [field.name for field in batch.schema if pa.types.is_nested(field.type)]
     try:
-        yield from batch.to_pylist()
-    except ValueError:  # text that is not UTF-8, dates out of range: find the rows that have them
-        for index in range(batch.num_rows):
-            row = batch.slice(index, 1)
-            try:
-                yield row.to_pylist()[0]
-            except ValueError:
-                yield Unparsable(str(row))
+        rows = batch.to_pylist()
+    except _BAD_VALUES:  # find the rows that have them
+        rows = [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    for row in rows:
+        if nested and isinstance(row, dict):
+            row.update({name: _without_padding(row[name]) for name in nested})
+        yield row
 
 
-# ---------------------------------------------------------------- JSON
-
-
-def _json_rows(file: SourceFile) -> Iterator[tuple[int, Any]]:
-    """An array of rows or a row per line, told apart by the first character.
-
-    Both are found under .json on the Hub, and now and then under .jsonl.
-    """
-    with file.local.open("rb") as lines:
-        bom = lines.read(3)
-        start = 3 if bom == b"\xef\xbb\xbf" else 0
-        lines.seek(start)
-        head = lines.read(4096).lstrip()
-        lines.seek(start)
-        if head.startswith(b"["):
-            yield from _array_rows(file, lines.read())
-        else:
-            for index, line in enumerate(lines):
-                if line.strip():
-                    yield index, _parse_line(line)
-
-
-def _parse_line(line: bytes) -> Any:
+def _single_row(row: pa.RecordBatch) -> Any:
     try:
-        return _decoder.decode(line.decode())
-    except (
-        ValueError,
-        RecursionError,
-    ):  # ValueError: not UTF-8, not JSON, or a number beyond limits
-        return Unparsable(line.decode(errors="backslashreplace").rstrip("\r\n"))
+        return row.to_pylist()[0]
+    except _BAD_VALUES:
+        return Unparsable(str(row))
 
 
-def _array_rows(file: SourceFile, data: bytes) -> Iterator[tuple[int, Any]]:
-    """Decode element by element: the text is held once, the rows are not."""
-    decode = _decoder.raw_decode
-    index = 0
-    try:
-        text = data.decode()
-        del data
-        position = _skip_blank(text, text.index("[") + 1)
-        closed = text.startswith("]", position)
-        while not closed:
-            value, position = decode(text, position)
-            yield index, value
-            index += 1
-            position = _skip_blank(text, position)
-            closed = text.startswith("]", position)
-            if not closed:
-                if not text.startswith(",", position):
-                    raise json.JSONDecodeError("expected ',' or ']'", text, position)
-                position = _skip_blank(text, position + 1)
-        end = _skip_blank(text, position + 1)
-        if end != len(text):
-            raise json.JSONDecodeError("text after the array", text, end)
-    except (ValueError, RecursionError) as error:
-        file.refuse(f"not a JSON array, after {index} rows: {error}. Mend it and upload it again.")
-
-
-def _skip_blank(text: str, position: int) -> int:
-    blank = _BLANK.match(text, position)
-    return blank.end() if blank else position
+def _without_padding(value: Any) -> Any:
+    """Structs without their nulls: Parquet gives all structs of a column the keys of all others, so
+    that every tool call would have the arguments of every tool."""
+    if isinstance(value, dict):
+        return {key: _without_padding(v) for key, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_padding(item) for item in value]
+    return value

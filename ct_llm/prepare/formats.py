@@ -1,116 +1,267 @@
-"""The four shapes that instruction data comes in, found by the columns; all become messages."""
+"""The shapes that instruction data comes in, found by the columns; all become conversations."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
-from ct_llm.prepare.validate import BadRow, Message
+from ct_llm.prepare.conversation import BadRow, Conversation, Message
+from ct_llm.prepare.oasst import best_thread
+from ct_llm.prepare.plain_text import cut_text
+from ct_llm.prepare.tool_calls import number_calls, read_tools
+from ct_llm.prepare.turns import SPEAKERS, TurnKeys, holds_turns, read_turns, text
 
-Format = Literal["messages", "prompt_completion", "alpaca", "sharegpt"]
+Format = Literal[
+    "messages",
+    "prompt_completion",
+    "alpaca",
+    "sharegpt",
+    "preference",
+    "oasst",
+    "dialogue",
+    "text",
+]
 
-COLUMNS: dict[Format, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "alpaca": ("instruction", "output"),
-    "sharegpt": ("conversations",),
+_CONVERSATIONS = ("conversations", "conversation")
+_UTTERANCES = ("utterances", "dialogue", "dialog")
+_ANSWERS = ("output", "response", "completion")
+_COMPLETIONS = ("completion", "response")
+_CHOSEN = ("chosen", "chosen_messages")
+
+COLUMNS: dict[Format, tuple[tuple[str, ...], ...]] = {
+    "oasst": (("message_tree_id", "message_id"),),
+    "preference": (_CHOSEN,),
+    "messages": (("messages",),),
+    "sharegpt": (_CONVERSATIONS,),
+    "prompt_completion": (("prompt",), _COMPLETIONS),
+    "alpaca": (("instruction",), (*_ANSWERS, "instances")),
+    "dialogue": (_UTTERANCES,),
+    "text": (("text",),),
 }
-"""The columns that a row of each format must have; the first format that fits is taken."""
-
-_ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
-_SHAREGPT_ROLES = {**_ROLES, "human": "user", "gpt": "assistant"}
-_UNSUPPORTED_ROLES = {
-    "developer",
-    "function",
-    "function_call",
-    "function_response",
-    "observation",
-    "tool",
-    "tool_call",
-    "tool_response",
-}
+"""The columns that a row of each format must have, one of each group; the first format that fits is
+taken, so the more telling ones come first."""
 
 
 def detect_format(columns: Collection[str]) -> Format | None:
     """The format whose columns are all there; none when no format fits."""
-    return next((name for name, needed in COLUMNS.items() if {*needed} <= {*columns}), None)
+    for name, groups in COLUMNS.items():
+        if all(any(column in columns for column in group) for group in groups):
+            return name
+    return None
 
 
 def describe_formats() -> str:
-    return ", ".join(f"{name} ({' + '.join(needed)})" for name, needed in COLUMNS.items())
+    return ", ".join(
+        f"{name} ({' + '.join('|'.join(group) for group in groups)})"
+        for name, groups in COLUMNS.items()
+    )
 
 
-def to_messages(row: Mapping[str, Any], row_format: Format) -> list[Message]:
-    """The row as role and content; roles and types are checked, order and text are not yet.
+# ---------------------------------------------------------------- a file's columns
 
-    Raises BadRow: missing_field, not_text, unknown_role, unsupported_role, tool_calls.
+
+Read = Callable[[Any], Conversation]
+
+
+def reader(row_format: Format, columns: Mapping[str, str] | None = None) -> Read:
+    """A function from a row to its conversation, whose order and text are not yet checked.
+
+    columns: our name -> the file's, of columns and of the keys of turns. The function raises BadRow:
+    not_an_object, missing_field, not_text, unknown_role, bad_tool_call, no_answer, dispreferred,
+    too_short, role_order, empty.
     """
-    match row_format:
-        case "messages":
-            return _conversation(_field(row, "messages"))
-        case "prompt_completion":
-            return [
-                *_text_or_conversation(_field(row, "prompt"), "user"),
-                *_text_or_conversation(_field(row, "completion"), "assistant"),
-            ]
-        case "alpaca":
-            return _alpaca(row)
-        case "sharegpt":
-            turns = _conversation(_field(row, "conversations"), "from", "value", _SHAREGPT_ROLES)
-            return [*_system(row), *turns]
+    columns = columns or {}
+    keys = _turn_keys(row_format, columns)
+    convert = _CONVERTERS[row_format]
+
+    def read(row: Any) -> Conversation:
+        if not isinstance(row, dict):
+            if row_format == "text" and isinstance(row, str):
+                return Conversation(cut_text(row))
+            raise BadRow("not_an_object")
+        if columns:
+            row = {
+                **row,
+                **{ours: row[theirs] for ours, theirs in columns.items() if theirs in row},
+            }
+        return convert(row, keys)
+
+    return read
 
 
-def _alpaca(row: Mapping[str, Any]) -> list[Message]:
-    instruction = _text(_field(row, "instruction"))
-    extra = _text(row.get("input") or "")
+def to_conversation(row: Any, row_format: Format) -> Conversation:
+    """One row, its columns under the usual names."""
+    return reader(row_format)(row)
+
+
+def _turn_keys(row_format: Format, columns: Mapping[str, str]) -> TurnKeys:
+    mapped_roles = [columns[name] for name in ("role", "from") if name in columns]
+    mapped_texts = [columns[name] for name in ("content", "value") if name in columns]
+    role, said, roles = TurnKeys()
+    if row_format == "dialogue":
+        role, said, roles = ("speaker", *role), (*said, "text", "utterance"), SPEAKERS
+    return TurnKeys((*mapped_roles, *role), (*mapped_texts, *said), roles)
+
+
+# ---------------------------------------------------------------- one function per format
+
+
+def _messages(row: Mapping[str, Any], keys: TurnKeys) -> Conversation:
+    return _conversation(row, _field(row, "messages"), keys)
+
+
+def _sharegpt(row: Mapping[str, Any], keys: TurnKeys) -> Conversation:
+    return _conversation(row, _field(row, *_CONVERSATIONS), keys)
+
+
+def _conversation(row: Mapping[str, Any], turns: Any, keys: TurnKeys) -> Conversation:
+    _refuse_dispreferred(row)
+    found = read_turns(turns, keys)
+    return _with_tools(row, [*_system(row), *found.messages], found.tools)
+
+
+def _prompt_completion(row: Mapping[str, Any], keys: TurnKeys) -> Conversation:
+    _refuse_dispreferred(row)
+    prompt = _text_or_turns(_field(row, "prompt"), "user", keys)
+    completion = _text_or_turns(_field(row, *_COMPLETIONS), "assistant", keys)
+    return _with_tools(row, [*_system(row), *prompt, *completion])
+
+
+def _alpaca(row: Mapping[str, Any], _: TurnKeys) -> Conversation:
+    """`instances` (the seeds of Self-Instruct) and `history` become turns of the same conversation."""
+    _refuse_dispreferred(row)
+    messages = _system(row)
+    if history := row.get("history"):
+        for asked, answered in _pairs(history):
+            messages += _turn(text(asked), text(answered))
+    instances = row.get("instances") or (row,)
+    if not isinstance(instances, list | tuple):
+        raise BadRow("not_text")
+    for instance in instances:
+        if not isinstance(instance, dict):
+            raise BadRow("not_text")
+        messages += _turn(_instruction(row, instance), text(_field(instance, *_ANSWERS)))
+    return Conversation(messages)
+
+
+def _instruction(row: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
+    instruction = text(_field(row, "instruction"))
+    # Dolly calls it context; an answer without it would be made up.
+    extra = instance.get("input") or instance.get("context")
+    return f"{instruction}\n\n{extra}" if extra and text(extra).strip() else instruction
+
+
+def _turn(asked: str, answered: str) -> list[Message]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+
+
+def _pairs(history: Any) -> list[list[Any]]:
+    if not isinstance(history, list) or not all(
+        isinstance(p, list) and len(p) == 2 for p in history
+    ):
+        raise BadRow("not_text")
+    return history
+
+
+def _preference(row: Mapping[str, Any], keys: TurnKeys) -> Conversation:
+    """The chosen answer, after the conversation or prompt beside it where it does not hold it itself."""
+    chosen = _field(row, *_CHOSEN)
+    if isinstance(chosen, str) and chosen.lstrip().startswith("Human:"):
+        return Conversation(_transcript(chosen))
+    answer = _text_or_turns(chosen, "assistant", keys)
+    if answer and answer[0]["role"] != "assistant":
+        return _with_tools(row, [*_system(row), *answer])
+    beside = next(
+        (row[c] for c in (*_CONVERSATIONS, "messages", "prompt") if row.get(c) is not None), None
+    )
+    if beside is None:
+        beside = _instruction(row, row)
+    asked = _text_or_turns(beside, "user", keys)
+    return _with_tools(row, [*_system(row), *asked, *answer])
+
+
+_SPOKEN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
+
+
+def _transcript(told: str) -> list[Message]:
+    """Anthropic's hh-rlhf: the whole conversation as one text."""
+    _, *parts = _SPOKEN.split(told)
+    roles = {"Human": "user", "Assistant": "assistant"}
     return [
-        *_system(row),
-        {"role": "user", "content": f"{instruction}\n\n{extra}" if extra.strip() else instruction},
-        {"role": "assistant", "content": _text(_field(row, "output"))},
+        {"role": roles[who], "content": said.strip()}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
     ]
 
 
-def _system(row: Mapping[str, Any]) -> list[Message]:
-    """Alpaca and ShareGPT files keep the system prompt in a column of its own, often empty."""
-    system = _text(row.get("system") or "")
-    return [{"role": "system", "content": system}] if system.strip() else []
+def _oasst(row: Mapping[str, Any], _: TurnKeys) -> Conversation:
+    return Conversation(best_thread(row))
 
 
-def _text_or_conversation(value: Any, role: str) -> list[Message]:
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    return _conversation(value)
-
-
-def _conversation(
-    turns: Any,
-    role_key: str = "role",
-    text_key: str = "content",
-    roles: Mapping[str, str] = _ROLES,
-) -> list[Message]:
-    if not isinstance(turns, list):
-        raise BadRow("not_text")
+def _dialogue(row: Mapping[str, Any], keys: TurnKeys) -> Conversation:
+    """People say what they say in several breaths, and the customer often has the last word: turns of
+    one speaker are joined by line ends, and what nobody answers is left out."""
+    turns = row.get("messages") or _field(row, *_UTTERANCES)
     messages: list[Message] = []
-    for turn in turns:
-        if not isinstance(turn, dict):
-            raise BadRow("not_text")
-        name = _text(_field(turn, role_key))
-        role = roles.get(name)
-        if role is None:
-            raise BadRow("unsupported_role" if name in _UNSUPPORTED_ROLES else "unknown_role")
-        # Training on the text beside a call would teach the model to leave the call out.
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise BadRow("tool_calls")
-        messages.append({"role": role, "content": _text(_field(turn, text_key))})
-    return messages
+    for message in read_turns(turns, keys).messages:
+        if messages and messages[-1]["role"] == message["role"] and len(message) == 2:
+            messages[-1]["content"] += f"\n{message['content']}"
+        else:
+            messages.append(message)
+    while messages and messages[-1]["role"] == "user":
+        messages.pop()
+    return _with_tools(row, messages)
 
 
-def _field(row: Mapping[str, Any], name: str) -> Any:
-    value = row.get(name)
-    if value is None:
-        raise BadRow("missing_field")
-    return value
+def _text(row: Mapping[str, Any], _: TurnKeys) -> Conversation:
+    return Conversation(cut_text(text(_field(row, "text"))))
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise BadRow("not_text")
-    return value
+_CONVERTERS: dict[Format, Callable[[Mapping[str, Any], TurnKeys], Conversation]] = {
+    "messages": _messages,
+    "prompt_completion": _prompt_completion,
+    "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+    "preference": _preference,
+    "oasst": _oasst,
+    "dialogue": _dialogue,
+    "text": _text,
+}
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def _system(row: Mapping[str, Any]) -> list[Message]:
+    """A system prompt in a column of its own, often empty."""
+    system = row.get("system")
+    if not system:
+        return []
+    return [{"role": "system", "content": system}] if text(system).strip() else []
+
+
+def _with_tools(
+    row: Mapping[str, Any], messages: list[Message], listed: list[dict[str, Any]] | None = None
+) -> Conversation:
+    tools = read_tools(row.get("tools")) or listed or None
+    if any(len(message) > 2 or message["role"] == "tool" for message in messages):
+        number_calls(messages)
+    return Conversation(messages, tools)
+
+
+def _text_or_turns(value: Any, role: str, keys: TurnKeys) -> list[Message]:
+    if isinstance(value, str) and not holds_turns(value, keys):
+        return [{"role": role, "content": value}]
+    return read_turns(value, keys).messages
+
+
+def _refuse_dispreferred(row: Mapping[str, Any]) -> None:
+    """KTO's form of preferences: one answer, and whether it was liked."""
+    if row.get("label") is False or row.get("kto_tag") is False:
+        raise BadRow("dispreferred")
+
+
+def _field(row: Mapping[str, Any], *names: str) -> Any:
+    for name in names:
+        value = row.get(name)
+        if value is not None:
+            return value
+    raise BadRow("missing_field")

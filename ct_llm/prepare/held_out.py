@@ -8,10 +8,10 @@ from typing import Any
 
 from ct_llm.errors import DataError
 from ct_llm.prepare.files import SourceFile
-from ct_llm.prepare.rows import DataSource, RejectedRow, clean_rows
+from ct_llm.prepare.rows import CleaningRules, DataSource, RejectedRow, clean_rows
 from ct_llm.prepare.tables import HOLDOUT, table
 
-MAX_CHARS = 200_000
+RULES = CleaningRules(max_chars=200_000)
 
 
 def write_held_out(rows: Path | Sequence[dict[str, Any]], path: Path) -> int:
@@ -30,10 +30,11 @@ def write_held_out(rows: Path | Sequence[dict[str, Any]], path: Path) -> int:
 
 
 def _write(file: Path, path: Path) -> int:
-    source = DataSource(SourceFile("test set", file.name, file), "auto", "the rows' format")
+    place = SourceFile("test set", file.name, file)
+    source = DataSource(place, "auto", "the rows' format", default_source=place.repo)
     written: set[bytes] = set()
     with table(path, HOLDOUT) as append:
-        for found in clean_rows(source, MAX_CHARS):
+        for found in clean_rows(source, RULES):
             if isinstance(found, RejectedRow):
                 raise DataError(
                     f"{file.name}: row {found.row_index} cannot be used ({found.reason}): "

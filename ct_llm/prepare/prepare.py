@@ -1,43 +1,52 @@
 """prepare: rows -> training set + holdout.
 
-    earlier rows ─▶ digests ────────────────┬───────────────────────────────────▶ replay
-                                            ▼                                        │
-    new rows ─▶ messages ─▶ checks ─▶ seen before? ─▶ twice? ─▶ which side? ─▶ train ◀┘
-                              └─▶ quarantine                         └─▶ holdout
+    files ─▶ clean rows (cached by content) ─▶ new ones, and earlier ones that the champion has seen
+
+    new ─▶ distinct? ─▶ seen before? ─▶ nearly seen? ─▶ in an evaluation? ─▶ near another? ─▶ side
+             rejected and contaminated rows ─▶ quarantine                      train ◀─┴─▶ holdout
+    earlier ─▶ replay ─▶ train;  earlier held-out rows ─▶ historic holdout
 
 Every row that is read has one fate, counted in `PreparedData.counts`: new rows are `train`,
-`holdout`, `duplicate`, `seen_before` or `quarantined:<reason>`; earlier rows are `replay`,
-`earlier:not_replayed`, `earlier:holdout`, `earlier:duplicate` or `earlier:unusable` (not fit by
-today's rules; the cycle that read it first has it in its quarantine).
+`holdout`, `duplicate`, `near_duplicate`, `seen_before`, `nearly_seen_before`, `too_near_to_hold_out`
+(on the holdout side), `left_out_by_weight` or `quarantined:<reason>`; earlier rows are `replay`,
+`earlier:not_replayed`, `earlier:holdout`, `earlier:duplicate`, `earlier:contaminated` or
+`earlier:unusable` (not fit by today's rules; the cycle that read it first has it in its quarantine).
 """
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from hashlib import sha256
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from ct_llm.config import DatasetConfig, PrepareConfig
 from ct_llm.digests import fingerprint
-from ct_llm.errors import DataError, HubNotFoundError
-from ct_llm.prepare.dedup import Row, keep_one
-from ct_llm.prepare.files import SourceFile
-from ct_llm.prepare.quarantine import quarantine
-from ct_llm.prepare.replay import EarlierRows
-from ct_llm.prepare.rows import DataSource, RejectedRow, clean_rows
-from ct_llm.prepare.split import on_holdout_side, shuffled
-from ct_llm.prepare.tables import HOLDOUT, TRAIN, table
-from ct_llm.records import DataSnapshot, PreparedData
-
-OpenFile = Callable[[str, str, str], Path]
-"""(repo, revision, path) -> the file on this disk."""
+from ct_llm.errors import DataError
+from ct_llm.prepare.columns import Rows
+from ct_llm.prepare.decontaminate import Decontaminator, EvalItem
+from ct_llm.prepare.earlier import Earlier, copies_of
+from ct_llm.prepare.fates import (
+    contamination,
+    distinct,
+    held_out_items,
+    no_near_duplicates,
+    not_nearly_seen,
+    not_seen,
+    not_too_near,
+)
+from ct_llm.prepare.funnel import Funnel
+from ct_llm.prepare.quarantine import Quarantine, quarantine
+from ct_llm.prepare.report import REPORT_PATH, CountTokens, length_sample, write_report
+from ct_llm.prepare.row_cache import OpenFile, remove_unused
+from ct_llm.prepare.rows import CleaningRules
+from ct_llm.prepare.snapshot_files import read_files
+from ct_llm.prepare.split import on_holdout_side
+from ct_llm.prepare.training_set import write_holdout, write_train
+from ct_llm.records import ContaminatedRow, DataSnapshot, DriftReport, PreparedData
 
 TRAIN_PATH = "data/train.parquet"
 HOLDOUT_PATH = "data/holdout.parquet"
+HISTORIC_PATH = "data/holdout_historic.parquet"
 QUARANTINE_PATH = "data/quarantine.parquet"
+CONTAMINATED_PATH = "data/contaminated.parquet"
+CONTAMINATED = "quarantined:contaminated"
 
 
 def prepare(
@@ -45,112 +54,141 @@ def prepare(
     snapshot: DataSnapshot,
     *,
     datasets: Sequence[DatasetConfig],
+    eval_items: Sequence[EvalItem],
+    renders_tools: bool,
     open_file: OpenFile,
+    cache: Path,
     cycle: Path,
+    count_tokens: CountTokens | None = None,
+    drift: DriftReport | None = None,
 ) -> PreparedData:
     """Clean the rows that the champion has not seen, split them, and mix in earlier ones.
 
-    `datasets`: the config's entries, in the snapshot's order. Writes three Parquet files under
-    `cycle/data`. The same rows give the same training set and holdout, in the same order, however
-    they are spread over files and commits.
+    datasets: the config's entries, in the snapshot's order. eval_items: of every suite, so that no
+    row repeats one. renders_tools: the chat template has a place for tool calls. cache: where clean
+    rows are kept from cycle to cycle. count_tokens, drift: for the report alone. Writes Parquet files
+    and a report under `cycle/data`. The same rows give the same training set and holdout, in the same
+    order, however they are spread over files and commits.
 
     Raises DataError for a file that cannot be read or is in no known format, for more bad rows than
     `max_quarantine_fraction` (the quarantine is written all the same), and when no new row is left to
     train on. Raises StorageError when the disk fails, and what `open_file` raises.
     """
-    sources = _open_sources(snapshot, datasets, open_file)
-    held_out = partial(on_holdout_side, fraction=config.holdout_fraction, salt=config.holdout_salt)
-    earlier = EarlierRows(sources.earlier, config.max_chars, held_out)
+    rules = cleaning_rules(config, renders_tools)
+    files = read_files(snapshot, datasets, rules, open_file, cache)
+    num_bad = sum(file.num_bad for file in files.earlier)
+    earlier = Earlier(Rows.of(files.earlier), datasets, config, num_bad)
+    items = [*eval_items, *held_out_items(earlier.historic)]
+    decontaminator = _decontaminator(config, items)
 
-    train: dict[bytes, Row] = {}
-    holdout: dict[bytes, Row] = {}
-    counts: Counter[str] = Counter(duplicate=0, seen_before=0)
-    with quarantine(cycle / QUARANTINE_PATH) as bad:
-        for source in sources.new:
-            for found in clean_rows(source, config.max_chars):
-                if isinstance(found, RejectedRow):
-                    bad.add(source, found)
-                elif found.id.row in earlier:
-                    counts["seen_before"] += 1
-                else:
-                    side = holdout if held_out(found.id.prompt) else train
-                    if not keep_one(side, found.id.row, found.row):
-                        counts["duplicate"] += 1
-    counts.update(train=len(train), holdout=len(holdout))
-    counts.update({f"quarantined:{reason}": count for reason, count in bad.counts.items()})
+    funnel = Funnel()
+    with quarantine(cycle / QUARANTINE_PATH, cycle / CONTAMINATED_PATH) as bad:
+        for file in files.new:
+            for reject in file.bad_rows():
+                bad.add(file, reject)
+                funnel.add_count(f"quarantined:{reject.reason}", file.dataset, 1)
+        new = all_new = Rows.of(files.new)
+        new = funnel.sieve("duplicate", new, distinct(new))
+        new = funnel.sieve("seen_before", new, not_seen(new, earlier.rows))
+        near = config.near_duplicates
+        new = funnel.sieve("nearly_seen_before", new, not_nearly_seen(new, earlier.rows, near))
+        new = funnel.sieve(CONTAMINATED, new, _clean(new, decontaminator, items, bad))
+        new = funnel.sieve("near_duplicate", new, no_near_duplicates(new, near))
+        held_out = on_holdout_side(new.prompts, config.holdout_fraction, config.holdout_salt)
+        train, holdout = new.take(~held_out), new.take(held_out)
+    bad.refuse_more_than(
+        config.max_quarantine_fraction, len(all_new) + sum(f.num_bad for f in files.new)
+    )
 
-    bad.refuse_more_than(config.max_quarantine_fraction, counts.total())
-    if not train:
-        raise DataError(_nothing_new(counts, cycle))
+    holdout = funnel.sieve(
+        "too_near_to_hold_out", holdout, not_too_near(holdout, train, earlier.rows)
+    )
+    times = copies_of(train, datasets)
+    train, times = (
+        funnel.sieve("left_out_by_weight", train, train.take(times > 0)),
+        times[times > 0],
+    )
+    funnel.add("train", train)
+    funnel.add("holdout", holdout)
+    if not len(train):
+        raise DataError(_nothing_new(funnel.counts, cycle))
+    replay = earlier.replay(train.ids, decontaminator)
+    counts = dict(sorted({**funnel.counts, **earlier.counts}.items()))
 
-    replay = earlier.sample(train, config.replay)
-    counts.update(earlier.counts)
-    counts["replay"] = len(replay)
-    counts["earlier:not_replayed"] = counts.pop("earlier:train", 0) - len(replay)
-
-    training_set, seed = {**train, **replay}, config.replay.seed
+    seed = config.replay.seed
     digests = [
-        _write(cycle / TRAIN_PATH, TRAIN, training_set, seed, replay),
-        _write(cycle / HOLDOUT_PATH, HOLDOUT, holdout, seed, ()),
+        write_train(cycle / TRAIN_PATH, train, times, replay, seed),
+        write_holdout(cycle / HOLDOUT_PATH, holdout, seed),
     ]
+    write_holdout(cycle / HISTORIC_PATH, earlier.historic, seed)
+    write_report(
+        cycle,
+        counts=counts,
+        counts_by_source=funnel.by_source,
+        messages={"train": _sample(train), "holdout": _sample(holdout)},
+        count_tokens=count_tokens,
+        quarantine=cycle / QUARANTINE_PATH,
+        contaminated=cycle / CONTAMINATED_PATH,
+        drift=drift,
+        notes=files.notes,
+    )
+    remove_unused(cache)
     return PreparedData(
         train_path=TRAIN_PATH,
         holdout_path=HOLDOUT_PATH,
+        historic_holdout_path=HISTORIC_PATH,
         quarantine_path=QUARANTINE_PATH,
-        num_train=len(training_set),
+        report_path=REPORT_PATH,
+        num_train=int(times.sum()) + len(replay),
         num_replay=len(replay),
         num_holdout=len(holdout),
+        num_historic_holdout=len(earlier.historic),
         num_quarantined=bad.counts.total(),
-        rows_read=counts.total(),
-        counts=dict(sorted(counts.items())),
-        counts_by_source=dict(sorted(Counter(row.source for row in training_set.values()).items())),
+        num_contaminated=bad.counts["contaminated"],
+        rows_read=sum(counts.values()),
+        counts=counts,
+        counts_by_source=dict(sorted((train.count_by_source() + replay.count_by_source()).items())),
         digest=fingerprint(digests),
-        notes=tuple(sources.notes),
+        notes=tuple(files.notes),
     )
 
 
-@dataclass
-class _Sources:
-    """New and earlier files of all datasets, and in words what could not be had."""
-
-    new: list[DataSource] = field(default_factory=list)
-    earlier: list[DataSource] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+def cleaning_rules(config: PrepareConfig, renders_tools: bool) -> CleaningRules:
+    """What every row of a file goes through; rows that were cleaned by others are read anew."""
+    keep = config.tool_calls == "keep" or (config.tool_calls == "auto" and renders_tools)
+    return CleaningRules(config.max_chars, config.template_tokens, config.secrets, keep)
 
 
-def _open_sources(
-    snapshot: DataSnapshot, datasets: Sequence[DatasetConfig], open_file: OpenFile
-) -> _Sources:
-    known = [dataset.repo for dataset in snapshot.datasets]
-    if known != [dataset.repo for dataset in datasets]:
-        raise DataError(
-            f"the datasets of the config are not those that this cycle began with "
-            f"({', '.join(known)}). Start a new cycle after changing them."
+def _decontaminator(config: PrepareConfig, items: Sequence[EvalItem]) -> Decontaminator | None:
+    if not config.decontamination.enabled or not items:
+        return None
+    return Decontaminator(items, config.decontamination.min_containment)
+
+
+def _clean(
+    rows: Rows, decontaminator: Decontaminator | None, items: Sequence[EvalItem], bad: Quarantine
+) -> Rows:
+    """The rows that repeat none of the items; the others are in quarantine."""
+    hits = contamination(rows, decontaminator)
+    for row, hit in zip(rows.rows(sorted(hits)), (hits[i] for i in sorted(hits)), strict=True):
+        item = items[hit.item]
+        found = ContaminatedRow(
+            repo=row.repo,
+            path=row.path,
+            row_index=row.row_index,
+            slice=item.slice,
+            item_id=item.item_id,
+            kind=hit.kind,
+            containment=hit.containment,
         )
-    sources = _Sources()
-    for index, (dataset, settings) in enumerate(zip(snapshot.datasets, datasets, strict=True)):
-        reading = partial(_open, open_file, settings, f"datasets[{index}].format")
-        for file in sorted(dataset.files, key=lambda file: file.path):
-            group = sources.earlier if file.seen else sources.new
-            group.append(reading(dataset.revision, file.path))
-        if dataset.seen_revision is None:
-            continue
-        for file in sorted(dataset.removed_files, key=lambda file: file.path):
-            try:
-                sources.earlier.append(reading(dataset.seen_revision, file.path))
-            except HubNotFoundError as error:
-                sources.notes.append(
-                    f"{dataset.repo}: {file.path} was removed since and is no longer to be had, so "
-                    f"its rows are neither known again nor replayed: {error}"
-                )
-    return sources
+        bad.add_contaminated(row, found)
+    return rows.without(hits)
 
 
-def _open(
-    open_file: OpenFile, settings: DatasetConfig, format_key: str, revision: str, path: str
-) -> DataSource:
-    local = open_file(settings.repo, revision, path)
-    return DataSource(SourceFile(settings.repo, path, local), settings.format, format_key)
+def _sample(rows: Rows) -> Iterator[str]:
+    chosen = length_sample(rows.ids)
+    for start in range(0, len(chosen), 256):  # the reader stops when it has enough text
+        yield from rows.messages(chosen[start : start + 256])
 
 
 def _nothing_new(counts: Mapping[str, int], cycle: Path) -> str:
@@ -159,16 +197,3 @@ def _nothing_new(counts: Mapping[str, int], cycle: Path) -> str:
         f"no new row is left to train on; the new rows by fate: {fates or 'there are none'}. Add rows "
         f"to the dataset; bad ones are in {cycle / QUARANTINE_PATH}."
     )
-
-
-def _write(
-    path: Path, schema: pa.Schema, rows: Mapping[bytes, Row], seed: int, replay: Collection[bytes]
-) -> str:
-    """The rows in their order, whatever order they came in; gives the digest of what is trained on."""
-    digest = sha256()
-    with table(path, schema) as append:
-        for row_id in shuffled(rows, seed):
-            row, replayed = rows[row_id], row_id in replay
-            digest.update(row_id + f"{row.messages}\0{replayed}\0".encode())
-            append((row_id.hex(), *row, replayed)[: len(schema)])
-    return digest.hexdigest()

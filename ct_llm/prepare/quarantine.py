@@ -6,26 +6,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ct_llm.errors import DataError
-from ct_llm.prepare.rows import DataSource, RejectedRow
-from ct_llm.prepare.tables import QUARANTINE, Append, table
+from ct_llm.prepare.dedup import Row
+from ct_llm.prepare.row_cache import CachedFile
+from ct_llm.prepare.rows import RejectedRow
+from ct_llm.prepare.tables import CONTAMINATED, QUARANTINE, Append, table
+from ct_llm.records import ContaminatedRow
 
 _PLACES_SHOWN = 3
 
 
 class Quarantine:
-    def __init__(self, path: Path, append: Append) -> None:
+    def __init__(self, path: Path, append: Append, append_contaminated: Append) -> None:
         self._path = path
         self._append = append
+        self._append_contaminated = append_contaminated
         self.counts: Counter[str] = Counter()
         """Rows by reason."""
         self._places: defaultdict[str, list[str]] = defaultdict(list)
 
-    def add(self, source: DataSource, row: RejectedRow) -> None:
-        file = source.file
-        self._append((file.repo, file.path, row.row_index, row.reason, row.original))
-        self.counts[row.reason] += 1
-        if len(self._places[row.reason]) < _PLACES_SHOWN:
-            self._places[row.reason].append(f"{file.repo}/{file.path} row {row.row_index}")
+    def add(self, file: CachedFile, row: RejectedRow) -> None:
+        self._add(file.repo, file.path, row.row_index, row.reason, row.original)
+
+    def add_contaminated(self, row: Row, hit: ContaminatedRow) -> None:
+        self._add(row.repo, row.path, row.row_index, "contaminated", row.messages)
+        self._append_contaminated(tuple(hit.model_dump().values()))
+
+    def _add(self, repo: str, path: str, row_index: int, reason: str, original: str) -> None:
+        self._append((repo, path, row_index, reason, original))
+        self.counts[reason] += 1
+        if len(self._places[reason]) < _PLACES_SHOWN:
+            self._places[reason].append(f"{repo}/{path} row {row_index}")
 
     def refuse_more_than(self, fraction: float, rows_read: int) -> None:
         """Raises DataError when more than `fraction` of the rows read are here."""
@@ -44,7 +54,7 @@ class Quarantine:
 
 
 @contextmanager
-def quarantine(path: Path) -> Iterator[Quarantine]:
-    """The file is whole when the block ends well."""
-    with table(path, QUARANTINE) as append:
-        yield Quarantine(path, append)
+def quarantine(path: Path, contaminated: Path) -> Iterator[Quarantine]:
+    """The files are whole when the block ends well."""
+    with table(path, QUARANTINE) as append, table(contaminated, CONTAMINATED) as hits:
+        yield Quarantine(path, append, hits)

@@ -12,38 +12,43 @@ import pyarrow.parquet as pq
 from ct_llm.errors import StorageError
 
 _PLACE = [("repo", pa.string()), ("path", pa.string()), ("row_index", pa.int64())]
-_ROW = [("row_id", pa.string()), ("messages", pa.string()), ("source", pa.string()), *_PLACE]
+_ROW = [
+    ("row_id", pa.string()),
+    ("messages", pa.string()),
+    ("tools", pa.string()),
+    ("source", pa.string()),
+    *_PLACE,
+]
 
 TRAIN = pa.schema([*_ROW, ("replay", pa.bool_())])
 HOLDOUT = pa.schema(_ROW)
 QUARANTINE = pa.schema([*_PLACE, ("reason", pa.string()), ("original", pa.string())])
+CONTAMINATED = pa.schema(
+    [
+        *_PLACE,
+        ("slice", pa.string()),
+        ("item_id", pa.string()),
+        ("kind", pa.string()),
+        ("containment", pa.float64()),
+    ]
+)
 
-_ROWS_PER_GROUP = 4_096
+ROWS_PER_GROUP = 4_096
 
 Append = Callable[[tuple[Any, ...]], None]
 
 
 @contextmanager
-def table(path: Path, schema: pa.Schema) -> Iterator[Append]:
-    """Gives a function that appends a row (values in the schema's order).
+def parquet_file(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """The file appears under its name when the block ends well, and not at all when it does not.
 
-    The file appears under its name when the block ends well, and not at all when it does not.
     Raises StorageError.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    pending: list[tuple[Any, ...]] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-
-            def append(row: tuple[Any, ...]) -> None:
-                pending.append(row)
-                if len(pending) == _ROWS_PER_GROUP:
-                    writer.write_batch(_batch(pending, schema))
-                    pending.clear()
-
-            yield append
-            writer.write_batch(_batch(pending, schema))
+            yield writer
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -55,6 +60,22 @@ def table(path: Path, schema: pa.Schema) -> Iterator[Append]:
     finally:
         with suppress(OSError):  # gone after the rename; else the first error is the one to tell
             temporary.unlink()
+
+
+@contextmanager
+def table(path: Path, schema: pa.Schema) -> Iterator[Append]:
+    """Gives a function that appends a row (values in the schema's order). As `parquet_file`."""
+    pending: list[tuple[Any, ...]] = []
+    with parquet_file(path, schema) as writer:
+
+        def append(row: tuple[Any, ...]) -> None:
+            pending.append(row)
+            if len(pending) == ROWS_PER_GROUP:
+                writer.write_batch(_batch(pending, schema))
+                pending.clear()
+
+        yield append
+        writer.write_batch(_batch(pending, schema))
 
 
 def _batch(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:

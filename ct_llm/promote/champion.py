@@ -25,6 +25,7 @@ from ct_llm.records import (
     PreparedData,
     SeenDataset,
     TrainedAdapter,
+    UsedFile,
 )
 
 if TYPE_CHECKING:
@@ -150,9 +151,34 @@ def find_on_main(
 
 def seen_datasets(snapshot: DataSnapshot) -> tuple[SeenDataset, ...]:
     return tuple(
-        SeenDataset(repo=part.repo, revision=part.revision, num_rows=part.num_rows)
+        SeenDataset(
+            name=part.name,
+            repo=part.repo,
+            revision=part.revision,
+            num_rows=part.num_rows,
+            as_of=part.as_of,
+        )
         for part in snapshot.datasets
     )
+
+
+def used_files(snapshot: DataSnapshot) -> list[UsedFile]:
+    """Everything that an adapter of this cycle, or the champion before it, has been trained on.
+
+    Content that was removed from the dataset stays: were it to come back, it would not be new.
+    """
+    return [
+        UsedFile(
+            name=part.name,
+            path=file.path,
+            content_id=file.content_id,
+            num_bytes=file.num_bytes,
+            num_rows=file.num_rows,
+            revision=file.revision or part.revision,
+        )
+        for part in snapshot.datasets
+        for file in (*part.files, *part.removed_files)
+    ]
 
 
 def _without_text(decision: GateDecision) -> GateDecision:

@@ -215,6 +215,7 @@ def _started_before(api: "HfApi", head: AdapterHead) -> Lineage | None:
 def _complete(api: "HfApi", head: AdapterHead, lineage: Lineage, revision: str) -> CycleSummary:
     """Tag and ledger of a rollback whose commit is on `main`."""
     tag = tag_version(api, head.repo, lineage, revision)
+    datasets, data_of = _attempted(api, head, lineage)
     summary = CycleSummary(
         cycle_id=_rollback_id(head.repo, lineage),
         kind="rollback",
@@ -224,27 +225,32 @@ def _complete(api: "HfApi", head: AdapterHead, lineage: Lineage, revision: str) 
         revision=revision,
         parent_revision=lineage.rolled_back_from,
         challenger_digest=lineage.adapter_digest,
-        datasets=_attempted(api, head, lineage),
+        datasets=datasets,
+        data_of=data_of,
         finished_at=now(),
     )
     append_to_ledger(api, head.repo, summary)
     return summary
 
 
-def _attempted(api: "HfApi", head: AdapterHead, lineage: Lineage) -> tuple[SeenDataset, ...]:
-    """The data of the last attempt, not of this adapter.
+def _attempted(
+    api: "HfApi", head: AdapterHead, lineage: Lineage
+) -> tuple[tuple[SeenDataset, ...], str]:
+    """The data of the last attempt, not of this adapter, and the cycle that used it.
 
     The rows that made the champion that was rolled back are unseen again, but they alone must not
     start a cycle: it would only make the same adapter once more.
     """
-    if head.last_attempt is not None:
-        return head.last_attempt.datasets
+    last = head.last_attempt
+    if last is not None:
+        return last.datasets, last.data_of or last.cycle_id
     if lineage.rolled_back_from is not None:
         try:
-            return read_lineage(api, head.repo, lineage.rolled_back_from).datasets
+            rolled_back = read_lineage(api, head.repo, lineage.rolled_back_from)
+            return rolled_back.datasets, rolled_back.cycle_id
         except HubNotFoundError:
             pass  # put there by other means: nobody knows what it was made from
-    return lineage.datasets
+    return lineage.datasets, lineage.cycle_id
 
 
 def _rollback_id(repo: str, lineage: Lineage) -> str:

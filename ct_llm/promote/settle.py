@@ -19,21 +19,26 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-def settle(api: "HfApi", head: AdapterHead) -> None:
+def settle(api: "HfApi", head: AdapterHead) -> bool:
     """Set the champion's tag and enter its cycle in the ledger, where they are missing.
 
     So it is after a machine was lost between commit and ledger, and after a person merged a review.
+    True: the ledger has changed, so what `head` says of it is no longer so. The table of used files
+    is the cycle's own, if it got so far; else the dataset's tree will stand in for it.
+
     Raises InputError, HubAccessError, HubUnavailableError.
     """
     champion = head.champion
     lineage = champion.lineage if champion else None
     if champion is None or lineage is None:
-        return
+        return False
     if lineage.version not in read_versions(api, head.repo):
         tag_version(api, head.repo, lineage, champion.revision)
     # A rollback enters itself under an id of its own; asked for again, it completes that.
-    if lineage.rolled_back_from is None and not _entered(api, head, lineage):
-        append_to_ledger(api, head.repo, _entry(api, champion, lineage))
+    if lineage.rolled_back_from is not None or _entered(api, head, lineage):
+        return False
+    append_to_ledger(api, head.repo, _entry(api, champion, lineage))
+    return True
 
 
 def _entered(api: "HfApi", head: AdapterHead, lineage: Lineage) -> bool:

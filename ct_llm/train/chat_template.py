@@ -7,6 +7,7 @@ never learn to stop, which no training loss shows.
 from collections.abc import Collection
 from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
@@ -15,6 +16,23 @@ from ct_llm.errors import InputError
 _PROBE = (
     {"role": "user", "content": "What is one and one?"},
     {"role": "assistant", "content": "Two"},
+)
+_CALLED = "look_up_the_weather"
+_PROBE_WITH_CALL = (
+    _PROBE[0],
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "id": "call00000",
+                "type": "function",
+                "function": {"name": _CALLED, "arguments": {"city": "Oslo"}},
+            }
+        ],
+    },
+    {"role": "tool", "content": "Snow", "name": _CALLED, "tool_call_id": "call00000"},
+    _PROBE[1],
 )
 _FIX = (
     "Write a template that has them and name it under base_model.chat_template, for instance "
@@ -72,3 +90,30 @@ def check_chat_template(
             f"marked words do not end with a token that stops generation ({stops}), so the adapter "
             "would never learn to stop. Move that token in front of {% endgeneration %}. " + _FIX
         )
+
+
+def check_renders_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError unless the assistant's tool calls are rendered, and marked as its words.
+
+    A template that skips them would train on answers that come out of nowhere.
+    """
+    problem = "does not render tool calls"
+    try:
+        encoded: Any = tokenizer.apply_chat_template(
+            list(_PROBE_WITH_CALL),
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    except (jinja2.TemplateError, TypeError) as error:
+        problem = f"refuses tool calls ({error})"
+    else:
+        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        if _CALLED in str(tokenizer.decode([t for t, said in zip(ids, mask, strict=True) if said])):
+            return
+        if _CALLED in str(tokenizer.decode(ids)):
+            problem = "leaves tool calls out of {% generation %}"
+    raise InputError(
+        f"some training rows hold tool calls, but the chat template {problem}. Name one that does "
+        "under base_model.chat_template, or keep such rows out with prepare.tool_calls: quarantine."
+    )

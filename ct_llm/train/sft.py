@@ -7,17 +7,14 @@ knows what was wrong. See request.py.
 """
 
 import argparse
-import json
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -31,8 +28,9 @@ from transformers import (
 from ct_llm.config import TrainConfig
 from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import adapter_digest
-from ct_llm.errors import AdapterError, ConfigError, CtError, DataError, StepFailedError
+from ct_llm.errors import AdapterError, ConfigError, CtError, StepFailedError
 from ct_llm.train.chat_template import check_chat_template, training_template
+from ct_llm.train.conversations import tokenised_conversations
 from ct_llm.train.lora import (
     WEIGHTS_FILE,
     attach_champion,
@@ -166,7 +164,7 @@ def build_trainer(request: TrainRequest, folder: TrainFolder) -> AssistantTraine
     return AssistantTrainer(
         model=adapted,
         args=arguments,
-        train_dataset=read_conversations(Path(request.train_file)),
+        train_dataset=tokenised_conversations(Path(request.train_file), tokenizer),
         processing_class=tokenizer,
         callbacks=[WhileTraining(request, folder)],
     )
@@ -215,23 +213,6 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -
     stops: Any = model.generation_config.eos_token_id if model.generation_config else None
     candidates = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
     return {token for token in candidates if isinstance(token, int)}
-
-
-def read_conversations(path: Path) -> Dataset:
-    """The training set's conversations. Raises DataError for a row that nothing can be learned from."""
-    conversations: list[Any] = []
-    for index, text in enumerate(pq.read_table(path, columns=["messages"])["messages"].to_pylist()):
-        try:
-            messages = json.loads(text)
-            roles = [message["role"] for message in messages]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}: row {index} is not a conversation: {error!r}") from None
-        if "assistant" not in roles:
-            raise DataError(f"{path}: row {index} has no message of the assistant.")
-        conversations.append(messages)
-    if not conversations:
-        raise DataError(f"{path} holds no rows to train on.")
-    return Dataset.from_dict({"messages": conversations})
 
 
 # ---------------------------------------------------------------- what comes out

@@ -36,7 +36,6 @@ def training_arguments(
     micro_batch, accumulation = split_batch(config, num_processes)
     return SFTConfig(
         output_dir=str(folder.checkpoints),
-        assistant_only_loss=True,
         max_length=max_length,
         packing=False,
         num_train_epochs=config.epochs,

@@ -1,176 +1,234 @@
 """How many rows has the champion not seen? By content, not by file name, and without downloading.
 
-A file's content has one id under any name, so renamed and renumbered shards are not new. A file
-that was rewritten is new content, and its old rows are content that is gone: rows gone are taken
-off, so what counts is what was added. Which rows exactly are new is decided in `prepare`.
+A file's content has one id under any name. So what the dataset holds, what the champion was trained
+on and what the last attempt has used are three sets, and the rows that count are those of files:
 
-Lineage and ledger remember how many rows a repo had at a revision. So only what changed since the
-nearer of the two is counted, and the rest is subtraction:
+    unseen = now - champion             a cycle trains on them
+    new    = now - champion - attempt   the trigger counts them
 
-    rows now = rows then + rows of new content - rows of content that is gone
-    unseen   = rows now - the champion's rows
-    new      = rows now - the last attempt's rows, and never more than are unseen
+Renamed and renumbered shards, rolled windows, squashed and force-pushed history change nothing of
+that. Where used content is gone, it may have been rewritten: then rows of new files may be old rows.
+Their number is a bound, and only if it would start a cycle are rows read and compared.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ct_llm.config import DatasetConfig
 from ct_llm.errors import HubUnavailableError
-from ct_llm.hub.dataset_repo import count_rows, list_data_files
-from ct_llm.records import DataFile, DatasetSnapshot, SeenDataset
+from ct_llm.records import DataFile, DatasetSnapshot, DatasetState, UsedFile
+from ct_llm.watch.row_counts import count_rows_once
+from ct_llm.watch.used import Lost, UsedContent
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from ct_llm.sources.source import Head, Source
 
-Contents = dict[str, DataFile]
-"""Files by content id: a copy of a file adds no rows."""
+RowCounter = Callable[[DatasetConfig, str, Sequence[DataFile], Sequence[DataFile]], int]
+"""(dataset, revision, new files, used files) -> distinct rows of the new files that are in no used
+one. `DataFile.revision` says where a file is that is not at the revision."""
+
+Rows = Mapping[str, int | None]
+"""Rows by content id; None: cannot be read any more."""
 
 
-def snapshot(
-    api: "HfApi",
-    dataset: DatasetConfig,
-    revision: str,
+@dataclass(frozen=True)
+class CountedDataset:
+    """A snapshot whose counts are exact, or the most that is possible, and what would make it exact."""
+
+    snapshot: DatasetSnapshot
+    new: tuple[DataFile, ...]
+    """Content that neither the champion nor the last attempt has used."""
+    lost_by_attempt: tuple[DataFile, ...]
+    """Content that only the last attempt has used and that is no longer there."""
+
+
+def count_dataset(
+    source: "Source",
+    head: "Head",
     *,
-    champion: SeenDataset | None,
-    attempted: SeenDataset | None,
-) -> DatasetSnapshot:
-    """One repo at `revision`, file by file, against what champion and last attempt have used.
+    champion: UsedContent | Lost | None,
+    attempted: UsedContent | Lost | None,
+    cache: Path,
+) -> CountedDataset:
+    """One dataset as it is at `head`, file by file, against what champion and last attempt have used.
 
-    Three listings at most, and one request for each file that came or went since the last attempt.
-    Raises HubNotFoundError, HubAccessError, HubUnavailableError, DataError.
+    Asks for the list of files, and for the number of rows of each file that came since, once for the
+    same content. Raises HubNotFoundError, HubAccessError, HubUnavailableError, DataError, StorageError.
     """
-    repo = dataset.repo
-    trees = _Trees(api, dataset)
-    current = trees.at(revision)
+    from ct_llm.sources.row_counts import count_rows
+
+    current = source.files(head.revision)
     if current is None:
         raise HubUnavailableError(
-            f"{repo}: {dataset.revision} was rewritten while it was looked at. Run the command again."
+            f"{source.dataset.place}: revision {head.revision[:12]} was rewritten while it was looked "
+            "at. Run the command again."
         )
     now = _by_content(current)
-    base = _nearest(trees, champion, attempted)
-    then = _by_content(trees.at(base.revision) or ()) if base else {}
+    by_champion, by_attempt = _files(champion), _files(attempted)
+    seen = champion.seen if isinstance(champion, UsedContent) else None
 
-    added = count_rows(api, repo, revision, _without(now, then))
-    gone = _without(then, now)
-    # A file that somebody took out because it was damaged must not stop the watch.
-    removed = count_rows(api, repo, base.revision, gone, skip_unreadable=True) if base else []
-    num_rows = max(0, (base.num_rows if base else 0) + _rows(added) - _rows(removed))
+    unseen = [file for content, file in now.items() if content not in by_champion]
+    new = [file for file in unseen if file.content_id not in by_attempt]
+    gone = [_as_file(used) for content, used in by_champion.items() if content not in now]
+    gone_since = [file for file in gone if seen and file.revision == seen.revision]
+    returned = [
+        now[content]
+        for content, used in by_champion.items()
+        if content in now and seen and used.revision != seen.revision
+    ]
+    lost_by_attempt = [
+        _as_file(used)
+        for content, used in by_attempt.items()
+        if content not in now and content not in by_champion
+    ]
 
-    seen_files = trees.at(champion.revision) if champion else None
-    num_unseen_rows = num_rows
-    if champion and seen_files is not None:
-        num_unseen_rows = max(0, num_rows - champion.num_rows)
-    num_new_rows = num_unseen_rows
-    if attempted and attempted.revision not in trees.gone:
-        num_new_rows = min(num_unseen_rows, max(0, num_rows - attempted.num_rows))
+    rows = {
+        used.content_id: used.num_rows for used in (*by_attempt.values(), *by_champion.values())
+    }
+    added = _not_counted([*unseen, *returned], rows)
+    rows |= _rows(count_rows_once(source, head.revision, added, cache))
+    if seen:
+        # A file that somebody took out because it was damaged must not stop the watch.
+        taken = _not_counted(gone_since, rows)
+        rows |= _rows(count_rows(source, seen.revision, taken, skip_unreadable=True))
 
-    counted = {file.content_id: file.num_rows for file in (*added, *removed)}
-    seen = _by_content(seen_files or ())
-    return DatasetSnapshot(
-        repo=repo,
-        revision=revision,
-        seen_revision=champion.revision if champion else None,
-        files=tuple(_marked(file, counted, seen) for file in current),
-        removed_files=tuple(_marked(file, counted, seen) for file in _without(seen, now)),
+    num_unseen, num_new = _total(unseen, rows), _total(new, rows)
+    num_rows = (seen.num_rows if seen else 0) + num_unseen
+    num_rows = max(0, num_rows + _total(returned, rows) - _total(gone_since, rows))
+    is_bound = bool((num_unseen and gone) or (num_new and lost_by_attempt))
+
+    def marked(file: DataFile) -> DataFile:
+        return file.model_copy(
+            update={
+                "num_rows": rows.get(file.content_id),
+                "seen": file.content_id in by_champion,
+                "attempted": file.content_id in by_attempt,
+            }
+        )
+
+    snapshot = DatasetSnapshot(
+        name=source.dataset.key,
+        repo=source.dataset.place,
+        revision=head.revision,
+        as_of=head.as_of,
+        seen_revision=seen.revision if seen else None,
+        files=tuple(marked(file) for file in current),
+        removed_files=tuple(marked(file) for file in gone),
         num_rows=num_rows,
-        num_unseen_rows=num_unseen_rows,
-        num_new_rows=num_new_rows,
+        num_unseen_rows=num_unseen,
+        num_new_rows=num_new,
+        counted_by="bounds" if is_bound else "files",
         notes=(
-            *trees.notes(champion, attempted),
-            *_notes_on_removed(removed),
-            *([] if current else [_no_files(dataset, revision)]),
+            *(part.note for part in (champion, attempted) if isinstance(part, Lost)),
+            *_notes(gone_since, returned, rows),
+            *([] if current else [f"{source.dataset.key}: no file that holds rows to train on"]),
         ),
     )
+    return CountedDataset(snapshot, tuple(map(marked, new)), tuple(lost_by_attempt))
 
 
-def nothing_new(champion: SeenDataset) -> DatasetSnapshot:
-    """A repo that is still at the champion's revision, where no cycle can come of it: not listed."""
-    return DatasetSnapshot(
-        repo=champion.repo,
-        revision=champion.revision,
-        seen_revision=champion.revision,
-        files=(),
-        num_rows=champion.num_rows,
-        num_unseen_rows=0,
-        num_new_rows=0,
+def compare_rows(
+    dataset: DatasetConfig, counted: CountedDataset, count_unseen: RowCounter
+) -> CountedDataset:
+    """The same with exact counts: rows of new files are looked for among those of content that is gone.
+
+    Raises DataError for a new file that cannot be read, and what `count_unseen` raises.
+    """
+    part = counted.snapshot
+    if part.counted_by != "bounds":
+        return counted
+    unseen = [file for file in _by_content(part.files).values() if not file.seen]
+    num_unseen, num_new = part.num_unseen_rows, part.num_new_rows
+    if part.removed_files:
+        num_unseen = count_unseen(dataset, part.revision, unseen, part.removed_files)
+    if num_new:
+        same = not counted.lost_by_attempt and len(counted.new) == len(unseen)
+        gone = (*part.removed_files, *counted.lost_by_attempt)
+        num_new = num_unseen if same else count_unseen(dataset, part.revision, counted.new, gone)
+    repeated = part.num_unseen_rows - num_unseen or part.num_new_rows - num_new
+    note = (
+        f"{repeated:,} rows of new files do not count: they were in files that are gone, repeat "
+        "another one or cannot be used"
+    )
+    exact = part.model_copy(
+        update={
+            "num_unseen_rows": num_unseen,
+            "num_new_rows": min(num_new, num_unseen),
+            "counted_by": "rows",
+            "notes": (*part.notes, *([note] if repeated > 0 else [])),
+        }
+    )
+    return CountedDataset(exact, counted.new, counted.lost_by_attempt)
+
+
+def state_of(part: DatasetSnapshot) -> DatasetState:
+    """What a later look must know of it."""
+    return DatasetState(
+        name=part.name,
+        repo=part.repo,
+        revision=part.revision,
+        as_of=part.as_of,
+        num_rows=part.num_rows,
+        num_unseen_rows=part.num_unseen_rows,
+        num_new_rows=part.num_new_rows,
+        counted_by=part.counted_by,
+        notes=part.notes,
     )
 
 
-class _Trees:
-    """Data files of a repo by revision, each listed once, and the revisions that are gone."""
-
-    def __init__(self, api: "HfApi", dataset: DatasetConfig) -> None:
-        self._api = api
-        self._dataset = dataset
-        self._listed: dict[str, list[DataFile] | None] = {}
-
-    def at(self, revision: str) -> list[DataFile] | None:
-        if revision not in self._listed:
-            self._listed[revision] = list_data_files(
-                self._api, self._dataset.repo, revision, self._dataset.files
-            )
-        return self._listed[revision]
-
-    @property
-    def gone(self) -> set[str]:
-        return {revision for revision, files in self._listed.items() if files is None}
-
-    def notes(self, champion: SeenDataset | None, attempted: SeenDataset | None) -> list[str]:
-        # What was used can no longer be told by content, and leaving rows out would be worse than
-        # training on some of them twice.
-        users = {"the champion": champion, "the last attempt": attempted}
-        return [
-            f"revision {seen.revision[:12]}, which {who} has used, is gone from {seen.repo} (history "
-            f"squashed or force-pushed): nothing counts as used by {who}"
-            for who, seen in users.items()
-            if seen is not None and seen.revision in self.gone
-        ]
+# ---------------------------------------------------------------- sets of content
 
 
-def _nearest(
-    trees: _Trees, champion: SeenDataset | None, attempted: SeenDataset | None
-) -> SeenDataset | None:
-    """Whose rows to count on from: the last attempt, as the later of the two, while it is there."""
-    for seen in (attempted, champion):
-        if seen is not None and trees.at(seen.revision) is not None:
-            return seen
-    return None
-
-
-def _by_content(files: Iterable[DataFile]) -> Contents:
+def _by_content(files: Iterable[DataFile]) -> dict[str, DataFile]:
+    """A copy of a file adds no rows."""
     return {file.content_id: file for file in files}
 
 
-def _without(files: Contents, others: Contents) -> list[DataFile]:
-    return [file for content_id, file in files.items() if content_id not in others]
+def _files(used: UsedContent | Lost | None) -> dict[str, UsedFile]:
+    return used.files if isinstance(used, UsedContent) else {}
 
 
-def _rows(files: Iterable[DataFile]) -> int:
-    return sum(file.num_rows or 0 for file in files)
+def _as_file(used: UsedFile) -> DataFile:
+    return DataFile(
+        path=used.path,
+        content_id=used.content_id,
+        num_bytes=used.num_bytes,
+        num_rows=used.num_rows,
+        seen=False,
+        revision=used.revision,
+    )
 
 
-def _marked(file: DataFile, counted: dict[str, int | None], seen: Contents) -> DataFile:
-    update = {"num_rows": counted.get(file.content_id), "seen": file.content_id in seen}
-    return file.model_copy(update=update)
+def _not_counted(files: Iterable[DataFile], rows: Rows) -> list[DataFile]:
+    return [file for file in files if rows.get(file.content_id) is None]
 
 
-def _notes_on_removed(removed: list[DataFile]) -> list[str]:
-    readable = [file for file in removed if file.num_rows is not None]
-    unreadable = [file.path for file in removed if file.num_rows is None]
-    notes = []
+def _rows(files: Iterable[DataFile]) -> dict[str, int | None]:
+    return {file.content_id: file.num_rows for file in files}
+
+
+def _total(files: Iterable[DataFile], rows: Rows) -> int:
+    return sum(rows.get(file.content_id) or 0 for file in files)
+
+
+def _notes(gone: Sequence[DataFile], returned: Sequence[DataFile], rows: Rows) -> Iterable[str]:
+    readable = [file for file in gone if rows.get(file.content_id) is not None]
+    unreadable = [file.path for file in gone if rows.get(file.content_id) is None]
     if readable:
-        notes.append(
-            f"{len(readable)} file(s) used before were removed or rewritten: their "
-            f"{_rows(readable):,} rows are taken off those of new files"
+        yield (
+            f"{_count(readable, 'file')} that the champion has used, with "
+            f"{_total(readable, rows):,} rows, removed or rewritten"
         )
     if unreadable:
-        notes.append(
+        yield (
             f"{', '.join(unreadable)}: used before, removed since and not readable any more, so "
             "taken for 0 rows"
         )
-    return notes
+    if returned:
+        yield f"{_count(returned, 'file')} that the champion had used before came back: not new"
 
 
-def _no_files(dataset: DatasetConfig, revision: str) -> str:
-    return f"no file of {dataset.repo} at {revision[:12]} holds rows (files: {dataset.files})"
+def _count(files: Sequence[DataFile], noun: str) -> str:
+    return f"{len(files):,} {noun}{'s' * (len(files) != 1)}"

@@ -17,7 +17,10 @@ from ct_llm.config import CTConfig, load_config
 COMMANDS = {
     "init": ["--force"],
     "run": ["--config", "--set", "--force", "--dry-run", "--json"],
-    "watch": ["--config", "--set", "--begin", "--json"],
+    "watch": [
+        *("--config", "--set", "--begin", "--record", "--json", "--prometheus"),
+        *("--serve", "--host", "--port"),
+    ],
     "prepare": ["--cycle", "--json"],
     "train": ["--cycle", "--json"],
     "evaluate": ["--cycle", "--json"],
@@ -25,7 +28,7 @@ COMMANDS = {
     "promote": ["--cycle", "--dry-run", "--json"],
     "rollback": ["--reason", "--dry-run", "--json"],
     "status": ["--json"],
-    "history": ["--limit", "--json"],
+    "history": ["--limit", "--decisions", "--json"],
     "config show": ["--json"],
     "hub serve": ["--root", "--port"],
 }
@@ -81,6 +84,9 @@ def test_exit_codes_are_the_documented_ones() -> None:
         (["run", "--config", "unreachable.yaml"], 20, "http://127.0.0.1:9 is not reachable"),
         (["prepare", "--cycle", "nowhere"], 30, "nowhere is not a cycle's folder"),
         (["init", "bad.yaml"], 30, "bad.yaml exists"),
+        (["watch", "--config", "unreachable.yaml", "--serve"], 30, "CT_LLM_WEBHOOK_SECRET"),
+        (["watch", "--serve", "--begin"], 30, "--begin and --serve do not go together"),
+        (["watch", "--json", "--prometheus"], 30, "--json and --prometheus do not go together"),
     ],
 )
 def test_a_users_mistake_is_a_message_and_a_code(

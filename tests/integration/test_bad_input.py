@@ -83,7 +83,9 @@ def champion_of_another_base(world: LoopWorld) -> None:
         base_model=f"{world.owner}/base",
         base_revision="a" * 40,
         parent_revision=None,
-        datasets=(SeenDataset(repo=world.dataset, revision="b" * 40, num_rows=3),),
+        datasets=(
+            SeenDataset(name=world.dataset, repo=world.dataset, revision="b" * 40, num_rows=3),
+        ),
         created_at="2026-01-01T00:00:00Z",
         ct_llm_version="0",
     )

@@ -1,22 +1,14 @@
 """prepare over any rows: order and files do not matter, sides never change, nothing vanishes."""
 
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ct_llm.errors import DataError
-from ct_llm.prepare.formats import Format, to_messages
-from ct_llm.prepare.validate import BadRow, Message, check_messages
 from tests.unit.prepare.dataset_on_disk import DatasetOnDisk, alpaca, prompts
 
-# Whatever passes the checks.
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
-    lambda text: _fit([{"role": "user", "content": text}, {"role": "assistant", "content": "x"}])
-)
 # A small world, so that duplicates and shared prompts do come up.
 rows = st.lists(
     st.builds(alpaca, st.integers(0, 30), st.sampled_from(["yes", "no", " yes", "no\n"])),
@@ -35,21 +27,13 @@ messy_rows = st.one_of(
 )
 
 
-def _fit(messages: Sequence[Message]) -> bool:
-    try:
-        check_messages(messages, max_chars=1_000)
-    except BadRow:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def new_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], DatasetOnDisk]:
     """A fresh one for every example: Hypothesis runs many of them in one test."""
     return lambda: DatasetOnDisk(tmp_path_factory.mktemp("dataset"))
 
 
-ANCHOR = alpaca(101)
+ANCHOR = alpaca(103)
 """On the training side at every fraction used here, so that there is something to train on."""
 
 
@@ -77,7 +61,7 @@ def test_order_and_files_do_not_matter(new_dataset, some, random, num_files):
 def test_rows_never_change_sides_when_data_is_added(new_dataset, earlier, added):
     dataset = new_dataset()
     dataset.write("may.jsonl", [ANCHOR, *earlier])
-    dataset.write("june.jsonl", [alpaca(101, "new"), *added])
+    dataset.write("june.jsonl", [alpaca(103, "new"), *added])
     config = {"holdout_fraction": 0.5, "replay": {"rows_per_new_row": "all"}}
     first = dataset.prepare(new=["may.jsonl"], cycle="first", **config)
     second = dataset.prepare(new=["june.jsonl"], seen=["may.jsonl"], cycle="second", **config)
@@ -117,20 +101,55 @@ def test_no_bytes_crash(new_dataset, data, name):
         dataset.prepare(new=[name])
 
 
-@given(st.lists(texts, min_size=2, max_size=6).filter(lambda turns: len(turns) % 2 == 0))
-def test_one_conversation_is_the_same_row_in_every_format(turns):
-    roles = ["user", "assistant"] * (len(turns) // 2)
-    messages = [{"role": r, "content": text} for r, text in zip(roles, turns, strict=True)]
-    names = {"user": "human", "assistant": "gpt"}
-    written: dict[Format, dict[str, Any]] = {
-        "messages": {"messages": messages},
-        "prompt_completion": {"prompt": messages[:-1], "completion": messages[-1:]},
-        "sharegpt": {
-            "conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages]
-        },
-    }
-    if len(turns) == 2:
-        written["alpaca"] = {"instruction": turns[0], "input": "", "output": turns[1]}
-    for row_format, row in written.items():
-        found = to_messages(json.loads(json.dumps(row)), row_format)
-        assert found == messages
+# Long enough, and near enough to each other, that near duplicates and near prompts do come up.
+FABLE = "the quick brown fox jumps over the lazy dog while seven wise owls look on from the old oak tree"
+near_rows = st.lists(
+    st.builds(
+        lambda changed, answer, ending: alpaca(
+            0,
+            f"{FABLE} and so it was told {answer}{ending}",
+            instruction=" ".join(
+                word if place != changed else "thing" for place, word in enumerate(FABLE.split())
+            )
+            + f" says {answer}",
+        ),
+        st.integers(0, 25),
+        st.sampled_from(["once", "twice", "never", "always by everybody who lived there"]),
+        st.sampled_from(["", ".", " again"]),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(near_rows, st.randoms(use_true_random=False), st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_near_duplicates_do_not_depend_on_order_and_files_either(
+    new_dataset, some, random, num_files
+):
+    shuffled = random.sample([ANCHOR, *some], len(some) + 1)
+    dataset = new_dataset()
+    dataset.write("all.jsonl", [ANCHOR, *some])
+    parts = [
+        dataset.write(f"part-{part}.jsonl", shuffled[part::num_files]) for part in range(num_files)
+    ]
+    one = dataset.prepare(new=["all.jsonl"], cycle="one", holdout_fraction=0.3)
+    two = dataset.prepare(new=parts, cycle="two", holdout_fraction=0.3)
+    assert (one.digest, one.counts) == (two.digest, two.counts)
+
+
+@given(near_rows, near_rows)
+@settings(max_examples=25, deadline=None)
+def test_no_row_changes_sides_when_near_ones_come(new_dataset, some, added):
+    """It may be left out for one that says the same; it is never on the other side."""
+    dataset = new_dataset()
+    dataset.write("some.jsonl", [ANCHOR, *some])
+    dataset.write("all.jsonl", [ANCHOR, *some, *added])
+    few = dataset.prepare(new=["some.jsonl"], cycle="few", holdout_fraction=0.5)
+    many = dataset.prepare(new=["all.jsonl"], cycle="many", holdout_fraction=0.5)
+
+    def prompts_of(data, cycle, path):
+        return prompts(dataset.table(getattr(data, path), cycle))
+
+    for one, other in (("train_path", "holdout_path"), ("holdout_path", "train_path")):
+        assert not prompts_of(few, "few", one) & prompts_of(many, "many", other)

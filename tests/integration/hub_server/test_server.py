@@ -66,7 +66,7 @@ def test_bodies_have_a_limit(hub, raw, monkeypatch):
 def test_unknown_pages_and_bad_bodies_are_errors_in_json(raw, repo):
     for method, path, status in [
         ("GET", "/", 404),
-        ("GET", "/api/agent-harnesses", 404),
+        ("GET", "/api/collections", 404),
         ("POST", "/v1/telemetry", 404),
         ("GET", f"/api/models/{repo}/xet-write-token/main", 404),
         ("PATCH", f"/api/models/{repo}", 405),
@@ -188,3 +188,13 @@ def test_serve_stops_on_ctrl_c_and_frees_its_port(tmp_path):
     assert server.stop(signal.SIGINT) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_client_asks_who_runs_it_no_more_than_once(hub, run_client, repo, caplog):
+    asking = f"from huggingface_hub import HfApi; print(HfApi().model_info({repo!r}).id)"
+    with caplog.at_level(logging.INFO, logger="ct_llm.hub_server"):
+        assert run_client(asking) == repo
+        caplog.clear()
+        assert run_client(asking) == repo
+    paths = [r.args[1] for r in caplog.records if r.name == "ct_llm.hub_server"]
+    assert paths == [f"/api/models/{repo}"]

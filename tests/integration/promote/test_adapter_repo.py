@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from ct_llm.errors import AdapterError, HubAccessError, InputError
 from ct_llm.hub import ledger
 from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions
-from ct_llm.hub.ledger import append_to_ledger, read_latest, read_ledger
+from ct_llm.hub.ledger import append_to_ledger, read_ledger, read_ledger_head
 from ct_llm.hub_server import RunningHub
 from ct_llm.promote.settle import settle
 from tests.integration.promote.world import Network, World, lose_answer
@@ -74,7 +74,7 @@ def test_settle_enters_a_cycle_whose_machine_was_lost_before_the_ledger(
     world: World, network: Network
 ) -> None:
     record = world.cycle(1)()
-    assert read_latest(world.api, world.repo) is None
+    assert read_ledger_head(world.api, world.repo).last_attempt is None
     settle(world.api, read_head(world.api, world.repo))
     (entry,) = read_ledger(world.api, world.repo)
     assert (entry.cycle_id, entry.outcome, entry.version) == ("c1", "promoted", 1)
@@ -92,7 +92,7 @@ def test_a_race_for_the_ledger_loses_nothing(world: World) -> None:
     entries = read_ledger(world.api, world.repo)
     assert entries == sorted(entered, key=lambda e: e.finished_at, reverse=True)
     assert read_ledger(world.api, world.repo, 2) == entries[:2]
-    assert read_latest(world.api, world.repo) in entered
+    assert read_ledger_head(world.api, world.repo).last_attempt in entered
     assert [c.title for c in world.api.list_repo_commits(world.repo)][:-1] == world.titles()
 
 
@@ -108,10 +108,10 @@ def test_a_cycle_has_one_entry_however_often_it_is_entered(world: World, network
     network.fault = lose_answer("/commit/ledger", "no answer")
     append_to_ledger(world.api, world.repo, corrected)
     assert read_ledger(world.api, world.repo) == [second, corrected]
-    assert read_latest(world.api, world.repo) == second
+    assert read_ledger_head(world.api, world.repo).last_attempt == second
     assert len(world.api.list_repo_commits(world.repo, revision=ledger.BRANCH)) == num_commits + 1
 
 
 def test_there_is_no_ledger_before_the_first_cycle(world: World) -> None:
     assert read_ledger(world.api, world.repo) == []
-    assert read_latest(world.api, world.repo) is None
+    assert read_ledger_head(world.api, world.repo).last_attempt is None

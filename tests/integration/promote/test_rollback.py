@@ -4,7 +4,7 @@ import pytest
 
 from ct_llm.errors import ChampionMovedError, HubNotFoundError, InputError
 from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions
-from ct_llm.hub.ledger import read_latest, read_ledger
+from ct_llm.hub.ledger import read_ledger, read_ledger_head
 from ct_llm.promote.rollback import find_target, rollback
 from tests.integration.promote.world import Killed, Network, World, lose_answer
 
@@ -103,7 +103,7 @@ def test_killed_at_any_request_a_rollback_happens_once(world: World, network: Ne
         version = 3 + number
         assert len(world.titles()) == version
         assert sorted(read_versions(world.api, world.repo)) == list(range(1, version + 1))
-        latest = read_latest(world.api, world.repo)
+        latest = read_ledger_head(world.api, world.repo).last_attempt
         assert latest is not None and latest.version == version
     assert len(read_ledger(world.api, world.repo)) == 3 + num_requests
 

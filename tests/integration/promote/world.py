@@ -13,6 +13,7 @@ from ct_llm.config import HubConfig, PromoteConfig
 from ct_llm.digests import adapter_digest
 from ct_llm.hub.adapter_repo import read_head
 from ct_llm.hub.ledger import append_to_ledger
+from ct_llm.promote.champion import used_files
 from ct_llm.promote.promote import promote, summarise_cycle
 from ct_llm.records import CycleSummary, PromotionRecord, Verdict
 from tests.unit.promote.cycle_records import (
@@ -114,7 +115,7 @@ class World:
         asked = request(read_head(self.api, self.repo), f"c{seed}", data)
         decided, at = decide("a" * 64), f"2026-11-24T16:00:{seed:02d}Z"
         summary = summarise_cycle(asked, data, prepared(), decided, promotion, {}, at)
-        append_to_ledger(self.api, self.repo, summary)
+        append_to_ledger(self.api, self.repo, summary, used=used_files(data))
         return summary
 
     def put(self, path: str, content: bytes) -> None:

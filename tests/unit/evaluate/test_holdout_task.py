@@ -29,8 +29,8 @@ def test_the_choice_depends_on_the_rows_not_on_their_order(tmp_path: Path) -> No
     some = read_holdout(_write(tmp_path / "a.parquet", row_ids), 10)
     again = read_holdout(_write(tmp_path / "b.parquet", row_ids[::-1]), 10)
     assert some == again
-    assert len({row_id for row_id, _ in some}) == 10
-    assert [messages[-1]["row"] for _, messages in some] == [row_id for row_id, _ in some]
+    assert len({row.row_id for row in some}) == 10
+    assert [row.messages[-1]["row"] for row in some] == [row.row_id for row in some]
     more = read_holdout(tmp_path / "a.parquet", 20)
     assert more[:10] == some
 
@@ -39,6 +39,26 @@ def test_no_rows_are_no_error(tmp_path: Path) -> None:
     table = pa.table({"row_id": pa.array([], pa.string()), "messages": pa.array([], pa.string())})
     pq.write_table(table, tmp_path / "a.parquet")
     assert read_holdout(tmp_path / "a.parquet", 10) == []
+
+
+def test_tools_come_with_their_rows(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    table = {
+        "row_id": ["a", "b", "c"],
+        "messages": [json.dumps(MESSAGES)] * 3,
+        "tools": [json.dumps(tools), None, "[]"],
+    }
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    rows = {row.row_id: row.tools for row in read_holdout(tmp_path / "a.parquet", 3)}
+    assert rows == {"a": tools, "b": None, "c": None}
+
+
+@pytest.mark.parametrize("tools", ["[{", '{"a": 1}', "[1]"])
+def test_bad_tools_name_their_row(tmp_path: Path, tools: str) -> None:
+    table = {"row_id": ["row1"], "messages": [json.dumps(MESSAGES)], "tools": [tools]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row row1: tools is not"):
+        read_holdout(tmp_path / "a.parquet", 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ct_llm.config import DatasetConfig, PrepareConfig
+from ct_llm.digests import file_sha256
 from ct_llm.errors import HubNotFoundError
+from ct_llm.prepare.decontaminate import EvalItem
 from ct_llm.prepare.prepare import prepare
 from ct_llm.records import DataFile, DatasetSnapshot, DataSnapshot, PreparedData
 
@@ -45,33 +47,44 @@ class DatasetOnDisk:
         *,
         row_format: str = "auto",
         cycle: str = "cycle",
+        eval_items: Sequence[EvalItem] = (),
+        settings: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> PreparedData:
         dataset = DatasetSnapshot(
+            name=REPO,
             repo=REPO,
             revision=NOW,
             seen_revision=BEFORE if seen or removed else None,
-            files=(*(_file(p, False) for p in new), *(_file(p, True) for p in seen)),
-            removed_files=tuple(_file(p, True) for p in removed),
+            files=(*(self._file(p, False) for p in new), *(self._file(p, True) for p in seen)),
+            removed_files=tuple(self._file(p, True, BEFORE) for p in removed),
             num_rows=0,
             num_unseen_rows=0,
             num_new_rows=0,
         )
-        settings = DatasetConfig.model_validate({"repo": REPO, "format": row_format})
+        dataset_config = DatasetConfig.model_validate(
+            {"repo": REPO, "format": row_format, **(settings or {})}
+        )
         return prepare(
             PrepareConfig.model_validate(config),
             DataSnapshot(datasets=(dataset,), num_unseen_rows=0, num_new_rows=0),
-            datasets=[settings],
+            datasets=[dataset_config],
+            eval_items=eval_items,
+            renders_tools=True,
             open_file=self.open_file,
+            cache=self.root / "cache",
             cycle=self.root / cycle,
+        )
+
+    def _file(self, path: str, seen: bool, revision: str | None = None) -> DataFile:
+        file = self.root / "hub" / (revision or NOW) / path
+        content = file_sha256(file) if file.is_file() else path
+        return DataFile(
+            path=path, content_id=content, num_bytes=0, num_rows=None, seen=seen, revision=revision
         )
 
     def table(self, path: str, cycle: str = "cycle") -> list[dict[str, Any]]:
         return pq.read_table(self.root / cycle / path).to_pylist()
-
-
-def _file(path: str, seen: bool) -> DataFile:
-    return DataFile(path=path, content_id=path, num_bytes=0, num_rows=None, seen=seen)
 
 
 def alpaca(number: int, answer: str = "done", **more: Any) -> dict[str, Any]:

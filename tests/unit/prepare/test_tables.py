@@ -9,7 +9,7 @@ BAD_ROW = ("acme/chats", "a.jsonl", 3, "empty", "{}")
 
 def test_the_columns_are_the_contract_of_prepared_data():
     place = ["repo", "path", "row_index"]
-    assert HOLDOUT.names == ["row_id", "messages", "source", *place]
+    assert HOLDOUT.names == ["row_id", "messages", "tools", "source", *place]
     assert TRAIN.names == [*HOLDOUT.names, "replay"]
     assert QUARANTINE.names == [*place, "reason", "original"]
 

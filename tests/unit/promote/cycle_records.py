@@ -12,6 +12,7 @@ from ct_llm.hub.adapter_repo import AdapterHead
 from ct_llm.records import (
     CycleRequest,
     DamagedItem,
+    DataFile,
     DatasetSnapshot,
     DataSnapshot,
     GateDecision,
@@ -57,11 +58,20 @@ def trained(folder: Path, **changes: Any) -> TrainedAdapter:
 
 
 def snapshot(num_rows: int = 120, revision: str = REVISION) -> DataSnapshot:
+    file = DataFile(
+        path="rows.parquet",
+        content_id=revision,
+        num_bytes=1_000,
+        num_rows=num_rows,
+        seen=False,
+    )
     dataset = DatasetSnapshot(
+        name="rows",
         repo="acme/rows",
         revision=revision,
+        as_of="2026-11-23T16:00:00Z",
         seen_revision=None,
-        files=(),
+        files=(file,),
         num_rows=num_rows,
         num_unseen_rows=num_rows,
         num_new_rows=num_rows,
@@ -73,11 +83,15 @@ def prepared() -> PreparedData:
     return PreparedData(
         train_path="data/train.parquet",
         holdout_path="data/holdout.parquet",
+        historic_holdout_path="data/holdout_historic.parquet",
         quarantine_path="data/quarantine.parquet",
+        report_path="data/report.json",
         num_train=1100,
         num_replay=100,
         num_holdout=10,
+        num_historic_holdout=0,
         num_quarantined=3,
+        num_contaminated=0,
         rows_read=1213,
         counts={},
         counts_by_source={},
@@ -163,7 +177,7 @@ def lineage(version: int = 3, **changes: Any) -> Lineage:
         base_model="acme/base",
         base_revision="b" * 40,
         parent_revision=None,
-        datasets=(SeenDataset(repo="acme/rows", revision=REVISION, num_rows=120),),
+        datasets=(SeenDataset(name="rows", repo="acme/rows", revision=REVISION, num_rows=120),),
         created_at="2026-11-24T16:00:00Z",
         ct_llm_version="0.1.0",
     )

@@ -24,7 +24,9 @@ from tests.unit.promote.cycle_records import (
 
 
 def facts(**changes: Any) -> CardFacts:
-    before = lineage(2, datasets=(SeenDataset(repo="acme/rows", revision="c" * 40, num_rows=100),))
+    before = lineage(
+        2, datasets=(SeenDataset(name="rows", repo="acme/rows", revision="c" * 40, num_rows=100),)
+    )
     known = {
         "repo": "acme/adapter",
         "lineage": lineage(3),

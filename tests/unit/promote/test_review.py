@@ -2,7 +2,7 @@ from ct_llm.config import PromoteConfig
 from ct_llm.hub.adapter_repo import AdapterHead
 from ct_llm.promote.promote import summarise_cycle
 from ct_llm.promote.review import MAX_SAMPLES_CHARS, describe, review_title
-from ct_llm.records import ChampionRef, GateDecision, PromotionRecord
+from ct_llm.records import ChampionRef, GateDecision, LedgerHead, PromotionRecord
 from tests.unit.promote.cycle_records import (
     damaged_item,
     decide,
@@ -13,7 +13,7 @@ from tests.unit.promote.cycle_records import (
 )
 
 CHAMPION = ChampionRef(repo="acme/adapter", revision="9" * 40, version=2, lineage=lineage(2))
-REQUEST = request(AdapterHead("acme/adapter", "9" * 40, CHAMPION, None))
+REQUEST = request(AdapterHead("acme/adapter", "9" * 40, CHAMPION, LedgerHead()))
 
 
 def described(decision: GateDecision, *, include_samples: bool = True) -> str:

@@ -1,0 +1,72 @@
+"""Text that a tokenizer would read as the structure of a conversation.
+
+Most tokenizers turn `<|im_start|>` inside a text into the token that begins a turn: a row that quotes
+it could speak for the system, and training on it teaches the model to.
+"""
+
+import re
+from typing import Any
+
+_BETWEEN_BARS = r"<[|｜][^\s<>|｜]{1,64}[|｜]>"
+"""ChatML and Qwen, Llama 3 and 4, Phi, Command R, gpt-oss, GLM, Granite, Kimi, Zephyr; DeepSeek with
+full-width bars. No blank inside, so that F#'s `f <| g |> h` stays code."""
+
+_GEMMA_4 = r"<\|(?:turn|channel|think|tool|tool_call|tool_response)>" + (
+    r"|<(?:turn|channel|tool|tool_call|tool_response)\|>"
+)
+_GEMMA = r"<(?:bos|eos|start_of_turn|end_of_turn|start_of_image|end_of_image)>"
+_SENTENCEPIECE = r"</?s>"
+"""Llama 2, Mistral and their heirs. Also HTML's strike-through, which has its like in <del>."""
+_LLAMA_2 = r"<</?SYS>>"
+_MISTRAL = (
+    r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|THINK)\]"
+    r"|\[(?:TOOL_CALLS|TOOL_CONTENT|CALL_ID)\]"
+)
+_TOOL_TAGS = r"</?(?:tool_call|tool_response)>"
+"""Tokens of their own in Qwen 2.5, 3 and Hermes. <think> is left alone: reasoning is written so."""
+_OTHERS = r"<seed:[a-z_]+>|<reserved_\d+>|\[gMASK\]|</?｜DSML｜"
+
+_TOKEN = re.compile(
+    "|".join(
+        (
+            _BETWEEN_BARS,
+            _GEMMA_4,
+            _GEMMA,
+            _SENTENCEPIECE,
+            _LLAMA_2,
+            _MISTRAL,
+            _TOOL_TAGS,
+            _OTHERS,
+        )
+    )
+)
+
+_BREAK = "\u200b"
+"""ZERO WIDTH SPACE: not seen by people, and no token of structure has it inside."""
+
+
+def has_template_token(text: str) -> bool:
+    """All of them begin with < or [."""
+    return _TOKEN.search(text) is not None
+
+
+def neutralise(text: str) -> str:
+    """The text with a zero-width space after the first character of every such token.
+
+    Doing it again changes nothing.
+    """
+    # One token may hide inside another: <|x[INST]|>.
+    while _TOKEN.search(text):
+        text = _TOKEN.sub(lambda match: match[0][0] + _BREAK + match[0][1:], text)
+    return text
+
+
+def neutralise_all(value: Any) -> Any:
+    """The same for every text and key within a JSON value."""
+    if isinstance(value, str):
+        return neutralise(value)
+    if isinstance(value, list):
+        return [neutralise_all(item) for item in value]
+    if isinstance(value, dict):
+        return {neutralise(key): neutralise_all(item) for key, item in value.items()}
+    return value
