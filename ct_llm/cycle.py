@@ -31,7 +31,7 @@ from ct_llm.records import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from ct_llm.prepare.decontaminate import EvalItem
+    from ct_llm.prepare.overlap.decontaminate import EvalItem
     from ct_llm.watch.used import Use
 
 
@@ -98,7 +98,7 @@ class Cycle:
         """Every item of every suite, which no training row may repeat."""
         from ct_llm.evaluate.items import suite_items
         from ct_llm.evaluate.suite import load_suites
-        from ct_llm.prepare.decontaminate import EvalItem
+        from ct_llm.prepare.overlap.decontaminate import EvalItem
 
         if not self.config.prepare.decontamination.enabled:
             return []

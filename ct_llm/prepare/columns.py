@@ -10,8 +10,8 @@ from functools import cached_property, partial
 import numpy as np
 import pyarrow as pa
 
-from ct_llm.prepare.dedup import Row
-from ct_llm.prepare.near_duplicates import NUM_BANDS, Corpus, Sketches
+from ct_llm.prepare.clean.identity import Row
+from ct_llm.prepare.overlap.near_duplicates import NUM_BANDS, Corpus, Sketches
 from ct_llm.prepare.row_cache import CachedFile
 from ct_llm.prepare.texts import split_text
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from ct_llm.config import DatasetConfig, PrepareConfig
 from ct_llm.prepare.columns import Rows, first_of_each
-from ct_llm.prepare.decontaminate import Decontaminator
 from ct_llm.prepare.fates import contamination
+from ct_llm.prepare.overlap.decontaminate import Decontaminator
 from ct_llm.prepare.replay import choose
 from ct_llm.prepare.split import copies, key_of, mixed, on_holdout_side
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from ct_llm.config import NearDuplicateConfig
 from ct_llm.prepare.columns import Rows, first_of_each, known
-from ct_llm.prepare.decontaminate import Decontaminator, EvalItem, Hit
-from ct_llm.prepare.near_duplicates import keep_one_of_each, match_history, similar_prompts
+from ct_llm.prepare.overlap.decontaminate import Decontaminator, EvalItem, Hit
+from ct_llm.prepare.overlap.near_duplicates import keep_one_of_each, match_history, similar_prompts
 from ct_llm.prepare.texts import message_texts, num_turns, split_text
 
 HELD_OUT_SLICE = "holdout"

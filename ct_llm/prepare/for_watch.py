@@ -10,9 +10,9 @@ from pathlib import Path
 from ct_llm.config import DatasetConfig
 from ct_llm.digests import fingerprint
 from ct_llm.errors import HubNotFoundError
+from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.columns import Rows, first_of_each
 from ct_llm.prepare.row_cache import CachedFile, OpenFile, read_file
-from ct_llm.prepare.rows import CleaningRules
 from ct_llm.prepare.texts import message_texts
 from ct_llm.records import DataFile, SampledRow
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ct_llm.errors import DataError
-from ct_llm.prepare.files import SourceFile
-from ct_llm.prepare.rows import CleaningRules, DataSource, RejectedRow, clean_rows
+from ct_llm.prepare.clean.files import SourceFile
+from ct_llm.prepare.clean.rows import CleaningRules, DataSource, RejectedRow, clean_rows
 from ct_llm.prepare.tables import HOLDOUT, table
 
 RULES = CleaningRules(max_chars=200_000)

@@ -19,8 +19,8 @@ from pathlib import Path
 from ct_llm.config import DatasetConfig, PrepareConfig
 from ct_llm.digests import fingerprint
 from ct_llm.errors import DataError
+from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.columns import Rows
-from ct_llm.prepare.decontaminate import Decontaminator, EvalItem
 from ct_llm.prepare.earlier import Earlier, copies_of
 from ct_llm.prepare.fates import (
     contamination,
@@ -32,10 +32,10 @@ from ct_llm.prepare.fates import (
     not_too_near,
 )
 from ct_llm.prepare.funnel import Funnel
+from ct_llm.prepare.overlap.decontaminate import Decontaminator, EvalItem
 from ct_llm.prepare.quarantine import Quarantine, quarantine
 from ct_llm.prepare.report import REPORT_PATH, CountTokens, length_sample, write_report
 from ct_llm.prepare.row_cache import OpenFile, remove_unused
-from ct_llm.prepare.rows import CleaningRules
 from ct_llm.prepare.snapshot_files import read_files
 from ct_llm.prepare.split import on_holdout_side
 from ct_llm.prepare.training_set import write_holdout, write_train

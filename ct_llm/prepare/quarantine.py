@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ct_llm.errors import DataError
-from ct_llm.prepare.dedup import Row
+from ct_llm.prepare.clean.identity import Row
+from ct_llm.prepare.clean.rows import RejectedRow
 from ct_llm.prepare.row_cache import CachedFile
-from ct_llm.prepare.rows import RejectedRow
 from ct_llm.prepare.tables import CONTAMINATED, QUARANTINE, Append, table
 from ct_llm.records import ContaminatedRow
 

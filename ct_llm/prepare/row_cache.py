@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from ct_llm.config import DatasetConfig
 from ct_llm.digests import fingerprint
 from ct_llm.errors import StorageError
-from ct_llm.prepare.files import SourceFile
-from ct_llm.prepare.near_duplicates import NUM_BANDS, SKETCH_VERSION, sketch
-from ct_llm.prepare.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
+from ct_llm.prepare.clean.files import SourceFile
+from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
+from ct_llm.prepare.overlap.near_duplicates import NUM_BANDS, SKETCH_VERSION, sketch
 from ct_llm.prepare.texts import split_text
 from ct_llm.records import DataFile
 

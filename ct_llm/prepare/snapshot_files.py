@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ct_llm.config import DatasetConfig
 from ct_llm.errors import DataError, HubNotFoundError
+from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.row_cache import CachedFile, OpenFile, read_file
-from ct_llm.prepare.rows import CleaningRules
 from ct_llm.records import DatasetSnapshot, DataSnapshot
 
 

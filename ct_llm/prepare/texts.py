@@ -26,5 +26,9 @@ def num_turns(messages: str) -> int:
 
 
 def _said(message: dict[str, Any]) -> str:
-    calls = message.get("tool_calls")
-    return f"{message['content']}\n{json.dumps(calls)}" if calls else message["content"]
+    """Reasoning, words and calls; not the ids of calls, which are made up."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    said = [message.get("reasoning_content", ""), message["content"]]
+    if calls:
+        said.append(json.dumps(calls))
+    return "\n".join(part for part in said if part)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ct_llm.prepare.decontaminate import EvalItem
+from ct_llm.prepare.overlap.decontaminate import EvalItem
 
 Row = list[dict[str, str]]
 """Messages: {"role", "content"}."""

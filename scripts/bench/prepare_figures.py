@@ -57,8 +57,8 @@ def dedup(num_rows: int, num_items: int) -> Iterator[Figure]:
 def clean(num_rows: int, num_items: int) -> dict[str, float]:
     """Sketches, near duplicates within the rows, and copies of the items."""
     from ct_llm.config import DecontaminationConfig, NearDuplicateConfig
-    from ct_llm.prepare.decontaminate import Decontaminator
-    from ct_llm.prepare.near_duplicates import Corpus, keep_one_of_each, sketch
+    from ct_llm.prepare.overlap.decontaminate import Decontaminator
+    from ct_llm.prepare.overlap.near_duplicates import Corpus, keep_one_of_each, sketch
 
     world = planted_world(num_rows, num_items, 0, 0, seed=0)
     pairs = [parts(row) for row in world.rows]
@@ -245,7 +245,7 @@ def planted(num_rows: int, num_items: int, num_each: int) -> Iterator[Figure]:
 def find_planted(num_rows: int, num_items: int, num_each: int) -> dict[str, float]:
     """Shares of exact and near copies found, and of clean rows taken for one."""
     from ct_llm.config import DecontaminationConfig
-    from ct_llm.prepare.decontaminate import Decontaminator
+    from ct_llm.prepare.overlap.decontaminate import Decontaminator
 
     world = planted_world(num_rows, num_items, num_each, num_each, seed=1)
     items = Decontaminator(world.items, DecontaminationConfig().min_containment)
@@ -266,7 +266,7 @@ def find_planted(num_rows: int, num_items: int, num_each: int) -> dict[str, floa
 def find_copies(num_rows: int, num_each: int) -> dict[str, float]:
     """Shares of exact and changed copies found, and of other rows that went."""
     from ct_llm.config import NearDuplicateConfig
-    from ct_llm.prepare.near_duplicates import Corpus, keep_one_of_each, sketch
+    from ct_llm.prepare.overlap.near_duplicates import Corpus, keep_one_of_each, sketch
 
     world = planted_copies(num_rows, num_each, num_each, seed=1)
     pairs = [parts(row) for row in world.rows]

@@ -16,8 +16,8 @@ from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.errors import DataError, InputError
 from ct_llm.evaluate.holdout_task import _renderer, read_holdout, split_response
 from ct_llm.hub.client import BaseModelFolder
-from ct_llm.prepare.files import SourceFile
-from ct_llm.prepare.rows import CleaningRules, CleanRow, DataSource, clean_rows
+from ct_llm.prepare.clean.files import SourceFile
+from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, clean_rows
 from ct_llm.records import PreparedData
 from ct_llm.train import sft
 from ct_llm.train.conversations import IGNORED, tokenised_conversations

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ct_llm.prepare.conversation import BadRow, Conversation, Message
-from ct_llm.prepare.dedup import identity
-from ct_llm.prepare.files import SourceFile
-from ct_llm.prepare.formats import Format, detect_format, reader, to_conversation
-from ct_llm.prepare.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
-from ct_llm.prepare.template_tokens import has_template_token
-from ct_llm.prepare.validate import check_conversation
+from ct_llm.prepare.clean.conversation import BadRow, Conversation, Message
+from ct_llm.prepare.clean.files import SourceFile
+from ct_llm.prepare.clean.formats import Format, detect_format, reader, to_conversation
+from ct_llm.prepare.clean.identity import identity
+from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
+from ct_llm.prepare.clean.template_tokens import has_template_token
+from ct_llm.prepare.clean.validate import check_conversation
 
 RULES = CleaningRules(max_chars=10_000)
 
@@ -35,7 +35,11 @@ def _fit(text: str) -> bool:
 
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-fit_texts = anything.filter(_fit)
+fit_texts = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\n\r"),
+    min_size=1,
+    max_size=30,
+).filter(_fit)
 even_turns = st.lists(fit_texts, min_size=2, max_size=6).map(lambda t: t[: len(t) // 2 * 2])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | fit_texts,
@@ -98,8 +102,8 @@ def _tree(turns: list[str]) -> dict[str, Any]:
 
 
 @given(
-    fit_texts.filter(str.strip),
-    st.lists(st.tuples(fit_texts.filter(str.strip), objects), min_size=1, max_size=3),
+    fit_texts,
+    st.lists(st.tuples(fit_texts, objects), min_size=1, max_size=3),
     st.lists(st.tuples(fit_texts, objects), max_size=2),
     fit_texts,
 )

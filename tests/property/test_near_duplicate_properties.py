@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ct_llm.prepare.near_duplicates import Corpus, keep_one_of_each, match_history, sketch
+from ct_llm.prepare.overlap.near_duplicates import Corpus, keep_one_of_each, match_history, sketch
 
 Part = tuple[str, str]
 _WORDS = [f"word{index}" for index in range(60)]

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ct_llm.prepare.ngram_sets import distinct, num_common
-from ct_llm.prepare.words import MARKS, MAX_WORD_BYTES, Ragged, hash_ngrams, hash_words
+from ct_llm.prepare.overlap.ngram_sets import distinct, num_common
+from ct_llm.prepare.overlap.words import MARKS, MAX_WORD_BYTES, Ragged, hash_ngrams, hash_words
 
 _LETTERS = st.sampled_from("aB9 .,-+*<\n\0é“’你のไ한नि×−①ß\u0301👍\ud800")
 _TEXTS = st.lists(st.text(_LETTERS, max_size=40) | st.text(max_size=80), max_size=12)

@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import logging.handlers
+import queue
 
 import pytest
 from huggingface_hub import CommitOperationAdd
@@ -80,10 +82,17 @@ def test_one_more_file_joins_them_and_the_others_stay(many, raw, api):
     assert again == before
 
 
-def test_each_request_is_logged_with_the_bytes_of_its_answer(many, raw, caplog):
-    with caplog.at_level(logging.INFO, logger="ct_llm.hub_server"):
-        answer = raw.get(
-            f"/datasets/{many}/resolve/main/{path(7)}", headers={"Range": "bytes=-100"}
-        )
-    (record,) = (r for r in caplog.records if r.name == "ct_llm.hub_server")
-    assert record.args[:4] == ("GET", answer.request.url.path, 206, 100)
+def test_each_request_is_logged_with_the_bytes_of_its_answer(many, raw):
+    """The line comes after the answer, so it is waited for."""
+    lines: queue.Queue[logging.LogRecord] = queue.Queue()
+    logger, handler = logging.getLogger("ct_llm.hub_server"), logging.handlers.QueueHandler(lines)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        raw.get(f"/datasets/{many}/resolve/main/{path(7)}", headers={"Range": "bytes=-100"})
+        line = lines.get(timeout=30).getMessage()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert f"GET /datasets/{many}/resolve/main/{path(7)} 206 100" in line

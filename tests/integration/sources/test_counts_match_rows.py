@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ct_llm.errors import DataError
-from ct_llm.prepare.files import SourceFile, read_rows
+from ct_llm.prepare.clean.files import SourceFile, read_rows
 from ct_llm.sources.row_counts import text_rows
 from ct_llm.sources.splits import holds_rows
 

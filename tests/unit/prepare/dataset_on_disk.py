@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ct_llm.config import DatasetConfig, PrepareConfig
 from ct_llm.digests import file_sha256
 from ct_llm.errors import HubNotFoundError
-from ct_llm.prepare.decontaminate import EvalItem
+from ct_llm.prepare.overlap.decontaminate import EvalItem
 from ct_llm.prepare.prepare import prepare
 from ct_llm.records import DataFile, DatasetSnapshot, DataSnapshot, PreparedData
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ct_llm.errors import DataError
-from ct_llm.prepare.decontaminate import EvalItem
+from ct_llm.prepare.overlap.decontaminate import EvalItem
 from ct_llm.prepare.prepare import CONTAMINATED_PATH
 from tests.unit.prepare.dataset_on_disk import REPO, alpaca, prompts
 

@@ -6,10 +6,10 @@ import pytest
 from ct_llm.config import DatasetConfig
 from ct_llm.digests import file_sha256
 from ct_llm.errors import DataError
+from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.columns import Rows
 from ct_llm.prepare.for_watch import count_unseen_rows, sample_rows
 from ct_llm.prepare.row_cache import UNUSED_SECONDS, read_file, remove_unused
-from ct_llm.prepare.rows import CleaningRules
 from ct_llm.records import DataFile
 from tests.unit.prepare.dataset_on_disk import NOW, REPO, alpaca
 
