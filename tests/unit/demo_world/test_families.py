@@ -25,6 +25,8 @@ from scripts.demo_world.story import CUT_CODING, ITEMS_PER_SLICE, STORY, SUITE_F
 from scripts.demo_world.suites.tasks import graders
 from scripts.demo_world.write_suites import write_suites
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = sandbox_problem()
 GRADE = {
     "reasoning": graders.grade_reasoning,

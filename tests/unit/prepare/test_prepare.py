@@ -148,6 +148,7 @@ def test_a_config_of_other_datasets_is_refused(dataset):
 # ---------------------------------------------------------------- real data, with its natural defects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "num_rows", "fates"),
     [

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from ct_llm.sources import byte_streams, row_counts
 from ct_llm.sources.row_counts import TAIL_BYTES, parquet_rows, text_rows
 
+pytestmark = pytest.mark.slow
+
 
 class Bytes:
     """A file's content that remembers which ranges were asked of it."""

@@ -16,6 +16,8 @@ from ct_llm.watch.drift import language, measure_drift
 from ct_llm.watch.scripts import NOTHING, OTHER, SYMBOLS, script_shares
 from ct_llm.watch.two_samples import auc_with_p_value, tell_apart
 
+pytestmark = pytest.mark.slow
+
 CONFIG = DriftConfig()
 WORDS = [
     "red",

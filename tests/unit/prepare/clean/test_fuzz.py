@@ -15,6 +15,8 @@ from ct_llm.errors import DataError
 from ct_llm.prepare.clean.files import SourceFile
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
 
+pytestmark = pytest.mark.slow
+
 _CALL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": {"a": ["1", "é"]}}}
 ROWS: list[dict[str, Any]] = [
     {

@@ -10,6 +10,8 @@ import pytest
 from ct_llm.errors import DataError
 from ct_llm.prepare.clean.files import SourceFile, Unparsable, read_rows
 
+pytestmark = pytest.mark.slow
+
 
 def suite(real_data: Path, kind: str) -> list[Path]:
     files = sorted((real_data / "messy" / "json").glob(f"{kind}_*.json"))

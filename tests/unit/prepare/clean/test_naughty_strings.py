@@ -13,6 +13,8 @@ from ct_llm.prepare.clean.files import SourceFile
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
 from ct_llm.prepare.tables import HOLDOUT, table
 
+pytestmark = pytest.mark.slow
+
 CALL: dict[str, Any] = {"name": "f", "arguments": {}}
 
 

@@ -10,6 +10,8 @@ from ct_llm.errors import DataError
 from ct_llm.prepare.clean.files import SourceFile
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "chat_multi_turn/fastchat_dummy_conversation.json": {"clean": 500},
     "chat_multi_turn/oasst_en_100_message.jsonl": {"clean": 100},

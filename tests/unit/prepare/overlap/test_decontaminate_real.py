@@ -12,6 +12,8 @@ import pytest
 
 from ct_llm.prepare.overlap.decontaminate import Decontaminator, EvalItem, Hit
 
+pytestmark = pytest.mark.slow
+
 Rows = list[Sequence[str]]
 
 

@@ -123,6 +123,7 @@ def test_batches_hold_all_texts_once_and_no_more_than_they_may() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_no_collisions_in_real_text(real_data: Path) -> None:
     texts = [path.read_text(errors="replace") for path in real_data.glob("train/*/*.json")]
     texts += [path.read_text(errors="replace") for path in real_data.glob("eval/*/*.jsonl")]
