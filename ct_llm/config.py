@@ -73,6 +73,26 @@ Duration = Annotated[
 """`30m`, `12h`, `14d`, `2w`; a bare number is seconds."""
 
 
+COLUMNS = (
+    "messages",
+    "role",
+    "content",
+    "prompt",
+    "completion",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "conversations",
+    "from",
+    "value",
+    "chosen",
+    "tools",
+    "text",
+    "source",
+)
+
+
 class DatasetConfig(_Section):
     """A dataset whose rows pile up: a repo on the Hub, or files under a folder or a bucket."""
 
@@ -115,6 +135,15 @@ class DatasetConfig(_Section):
             raise ValueError("must not hold a password: put credentials into the environment")
         if value is not None and "::" in value:
             raise ValueError("must be one folder or URL, not a chain of them (::)")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _our_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in COLUMNS:
+                hint = nearest(name, COLUMNS)
+                raise ValueError(f"{name!r} is no column of ours{hint}. Ours: {', '.join(COLUMNS)}")
         return value
 
     @model_validator(mode="after")
@@ -222,6 +251,8 @@ class WatchConfig(_Section):
             from cronsim import CronSim, CronSimError
 
             try:
+                if len(value.split()) != 5:
+                    raise CronSimError("wrong number of fields")
                 CronSim(value, datetime(2026, 1, 1))
             except CronSimError as error:
                 raise ValueError(f"is not a cron expression of five fields ({error})") from None
@@ -269,7 +300,8 @@ class DecontaminationConfig(_Section):
 class PrepareConfig(_Section):
     holdout_fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the new rows kept out of training; a row's side follows from a hash of its prompt and
-    never changes."""
+    never changes. Leave it and the salt as they are while a champion lives: with others, rows that it
+    was trained on count as held out."""
     holdout_salt: str = "ct_llm"
     max_historic_holdout: int = Field(default=1_000, ge=0)
     """How many rows held out in earlier cycles are kept beside the newest ones."""
@@ -543,7 +575,9 @@ def _with_absolute_paths(config: CTConfig, folder: Path) -> CTConfig:
         for name in config.evaluate.suites
     ]
     datasets = [
-        data.model_copy(update={"path": str(absolute(Path(data.path)))})
+        # It goes on by the name that it was written with: the folder may lie elsewhere on the next
+        # machine, and where it lies is nobody's business.
+        data.model_copy(update={"path": str(absolute(Path(data.path))), "name": data.key})
         if data.path is not None and "://" not in data.path
         else data
         for data in config.datasets

@@ -60,18 +60,23 @@ class Cycle:
         self._base: BaseModelFolder | None = None
 
     def prepare(self) -> PreparedData:
-        from ct_llm.hub.base_text import read_base_text, renders_tools, token_lengths
+        from ct_llm.hub.base_text import (
+            read_base_text,
+            renders_tools,
+            special_tokens,
+            token_lengths,
+        )
         from ct_llm.prepare.prepare import prepare
 
         self._say("prepare", f"{self.request.data.num_unseen_rows:,} rows to read")
         base = read_base_text(self.api, self.config.base_model)
-        tools = renders_tools(base.chat_template)
+        tools, special = renders_tools(base.chat_template), special_tokens(base.tokenizer_json)
         items = self._eval_items()
         tokenizer = base.tokenizer_json
         data = self.dir.step(
             "prepare",
             config=self.config.prepare,
-            inputs=[self.config.datasets, self.request.data, items, tools],
+            inputs=[self.config.datasets, self.request.data, items, tools, special],
             output=PreparedData,
             run=lambda: prepare(
                 self.config.prepare,
@@ -79,6 +84,7 @@ class Cycle:
                 datasets=self.config.datasets,
                 eval_items=items,
                 renders_tools=tools,
+                special_tokens=special,
                 open_file=open_files(self.config, self.api),
                 cache=cache_folder(self.config),
                 cycle=self.dir.path,

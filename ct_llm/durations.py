@@ -30,8 +30,7 @@ def format_duration(value: timedelta) -> str:
 
 def say_duration(seconds: float) -> str:
     """About how long, for a sentence: `2 days`, `3 hours`, `1 minute`."""
-    for unit, name in (("d", "day"), ("h", "hour"), ("m", "minute")):
-        if seconds >= _SECONDS[unit]:
-            count = int(seconds // _SECONDS[unit])
-            return f"{count} {name}{'s' * (count != 1)}"
-    return f"{seconds:.0f} seconds"
+    names = {"d": "day", "h": "hour", "m": "minute", "s": "second"}
+    unit = next((unit for unit in "dhm" if seconds >= _SECONDS[unit]), "s")
+    count = int(seconds // _SECONDS[unit])
+    return f"{count} {names[unit]}{'s' * (count != 1)}"

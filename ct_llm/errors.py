@@ -4,6 +4,7 @@
     ├── InputError               exit 30   the user can fix it: config, rows, files, names, revisions
     │   ├── ConfigError                    a key or value of the config
     │   ├── DataError                      rows or files of a dataset
+    │   │   └── ContentGoneError           content of a dataset that is no longer to be had
     │   ├── HubNotFoundError               a repo, revision or file that the Hub does not have
     │   ├── HubAccessError                 no token, a wrong one, or one without the right
     │   └── AdapterError                   an adapter that is broken, empty or made for another base
@@ -41,6 +42,10 @@ class ConfigError(InputError):
 
 
 class DataError(InputError):
+    pass
+
+
+class ContentGoneError(DataError):
     pass
 
 

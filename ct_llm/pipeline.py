@@ -21,11 +21,13 @@ from ct_llm.records import (
     CycleRequest,
     CycleSummary,
     DataFile,
-    DataSnapshot,
+    DatasetSnapshot,
+    DatasetState,
     GateDecision,
     PromotionRecord,
     SampledRow,
     TriggerDecision,
+    TriggerReason,
     WatchState,
 )
 
@@ -40,6 +42,8 @@ STATE = "watch.json"
 """In work_dir: what the last look has found."""
 DECISION = "decision.json"
 """In work_dir: the decision of the last look, for whoever watches this machine."""
+FAILURE_CHARS = 300
+"""How much of a failure is repeated at every tick; `ct-llm status` has all of it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def find_cycle(
     request = None
     if watched.data is not None:
         request = CycleRequest(
-            cycle_id=_cycle_id(config, head, watched.data),
+            cycle_id=_cycle_id(config, head, watched.data.datasets),
             created_at=now(),
             adapter_repo=config.adapter_repo,
             head_revision=head.revision,
@@ -158,16 +162,43 @@ def find_cycle(
     return FoundCycle(watched.decision, request, None, watched.state)
 
 
-def _cycle_id(config: CTConfig, head: "AdapterHead", data: DataSnapshot) -> str:
+def _cycle_id(
+    config: CTConfig, head: "AdapterHead", datasets: Sequence[DatasetState | DatasetSnapshot]
+) -> str:
     # The same champion, history and data make the same id, on any machine: what a lost machine had
     # already put on the Hub is found again by it.
     identity = [
         config.adapter_repo,
         head.champion.revision if head.champion else None,
         head.last_attempt.cycle_id if head.last_attempt else None,
-        [(dataset.repo, dataset.revision) for dataset in data.datasets],
+        [(dataset.repo, dataset.revision) for dataset in datasets],
     ]
     return "c" + fingerprint(identity)[:11]
+
+
+def _held_back_by_failure(
+    config: CTConfig, head: "AdapterHead", decision: TriggerDecision
+) -> TriggerDecision | None:
+    """The decision not to train, where the same config has failed on the same data for good."""
+    folder = WorkDir(config.work_dir).cycle(_cycle_id(config, head, decision.datasets))
+    try:
+        failure = folder.failure()
+        if failure is None or fingerprint(folder.config()) != fingerprint(config):
+            return None
+    except InputError:  # what another version wrote holds nothing back
+        return None
+    message = failure if len(failure) <= FAILURE_CHARS else f"{failure[: FAILURE_CHARS - 1]}…"
+    sentence = f"this data failed before: {message} (mend it, or --force)"
+    brake = TriggerReason(
+        rule="failed", kind="brake", value=None, threshold=None, met=True, sentence=sentence
+    )
+    return decision.model_copy(
+        update={
+            "should_train": False,
+            "sentence": f"not training: {sentence}",
+            "reasons": (*decision.reasons, brake),
+        }
+    )
 
 
 # ---------------------------------------------------------------- the watch step
@@ -193,7 +224,7 @@ def look(
     kept = _kept_state(config)
     states = (kept, head.ledger.watch)
     rows = _RowReader(config, api)
-    return watch(
+    watched = watch(
         config.watch,
         [open_source(dataset, api, cache) for dataset in config.datasets],
         past=Past(champion_use(head.champion), _attempt_use(head), head.ledger.recent),
@@ -206,6 +237,11 @@ def look(
         force=force,
         for_a_cycle=for_a_cycle,
     )
+    if watched.decision.should_train and not force:
+        held = _held_back_by_failure(config, head, watched.decision)
+        if held is not None:
+            return watched._replace(decision=held, data=None)
+    return watched
 
 
 def _attempt_use(head: "AdapterHead") -> "Use | None":
@@ -247,12 +283,13 @@ class _RowReader:
 
     @cached_property
     def _how(self) -> dict[str, Any]:
-        from ct_llm.hub.base_text import read_base_text, renders_tools
+        from ct_llm.hub.base_text import read_base_text, renders_tools, special_tokens
         from ct_llm.prepare.prepare import cleaning_rules
 
-        template = read_base_text(self._api, self._config.base_model).chat_template
+        base = read_base_text(self._api, self._config.base_model)
+        tools, special = renders_tools(base.chat_template), special_tokens(base.tokenizer_json)
         return {
-            "rules": cleaning_rules(self._config.prepare, renders_tools(template)),
+            "rules": cleaning_rules(self._config.prepare, tools, special),
             "open_file": open_files(self._config, self._api),
             "cache": cache_folder(self._config),
         }

@@ -173,7 +173,7 @@ class DriftReport(Record):
 
 class TriggerReason(Record):
     rule: str
-    """volume, freshness, holdout_age, drift, schedule, forced; debounce, cooldown, budget."""
+    """volume, freshness, holdout_age, drift, schedule, forced; debounce, cooldown, budget, failed."""
     kind: Literal["reason", "brake"] = "reason"
     """A reason speaks for training when met; a brake stops it when met."""
     value: float | None

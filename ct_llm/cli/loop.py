@@ -11,7 +11,7 @@ from ct_llm.cli import show
 from ct_llm.cli.progress import ShowProgress
 from ct_llm.config import CTConfig, load_config
 from ct_llm.cycle import Cycle
-from ct_llm.cycle_dir import CycleDir, WorkDir
+from ct_llm.cycle_dir import CycleDir, WorkDir, read_record
 from ct_llm.hub.client import hub_api
 from ct_llm.pipeline import (
     CycleResult,
@@ -24,8 +24,10 @@ from ct_llm.pipeline import (
     run_cycle,
 )
 from ct_llm.records import (
+    DataReport,
     EvalResult,
     GateDecision,
+    PreparedData,
     StepName,
     TrainedAdapter,
     TriggerDecision,
@@ -117,14 +119,15 @@ def watch(
     begin: bool,
     as_json: bool,
     *,
+    force: bool = False,
     record: bool = False,
     prometheus: bool = False,
 ) -> int:
-    """The decision. begin: and a cycle, where one is due. record: into the ledger, whatever it is."""
+    """The decision. begin: and a cycle, where one is due, or forced. record: into the ledger."""
     if begin:
         work = WorkDir(config.work_dir)
         with ShowProgress(quiet=True) as progress, work.locked():
-            cycle, decision = open_cycle(config, work, force=False, tell=progress)
+            cycle, decision = open_cycle(config, work, force=force, tell=progress)
         folder = cycle.dir.path if cycle else None
     else:
         decision, folder = _look(config, record, quiet=as_json or prometheus), None
@@ -164,7 +167,7 @@ def step(name: str, folder: Path, config: Path | None, sets: list[str], as_json:
         raise ValueError(f"no step {name!r}")
     with ShowProgress(quiet=as_json) as progress:
         cycle = _cycle(folder, config, sets, progress)
-        with cycle.dir.locked():
+        with cycle.dir.locked(), cycle.failing_for_good_is_noted():
             cycle.dir.write_config(cycle.config)
             output = getattr(cycle, name)()
             if name == "promote":
@@ -173,6 +176,10 @@ def step(name: str, folder: Path, config: Path | None, sets: list[str], as_json:
         show.as_json(output)
     elif isinstance(output, GateDecision):
         show.decision(output)
+    elif isinstance(output, PreparedData):
+        report = folder / output.report_path
+        show.data_report(read_record(report, DataReport))
+        typer.echo(f"All of it: {report.with_suffix('.txt')}")
     return VERDICT_CODES[output.verdict] if isinstance(output, GateDecision) else _code(cycle, name)
 
 

@@ -127,8 +127,15 @@ def watch(
         bool,
         typer.Option("--begin", help="If training is due, begin a cycle and print its folder."),
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --begin: whatever the trigger says.")
+    ] = False,
     record: Annotated[
-        bool, typer.Option("--record", help="Write the decision into the ledger, whatever it is.")
+        bool,
+        typer.Option(
+            "--record",
+            help="Write the decision into the adapter repo's ledger, whatever it is.",
+        ),
     ] = False,
     as_json: Json = False,
     prometheus: Annotated[
@@ -153,6 +160,8 @@ def watch(
         {"--record": record, "--serve": serve},
         {"--json": as_json, "--prometheus": prometheus, "--serve": serve},
     )
+    if force and not begin:
+        raise errors.InputError("--force goes with --begin; a look changes nothing to be forced.")
     loaded = load_config(config, sets)
     if serve:
         from ct_llm.cli.webhook import serve as serve_webhook
@@ -161,7 +170,9 @@ def watch(
         return
     from ct_llm.cli import loop
 
-    raise typer.Exit(loop.watch(loaded, begin, as_json, record=record, prometheus=prometheus))
+    raise typer.Exit(
+        loop.watch(loaded, begin, as_json, force=force, record=record, prometheus=prometheus)
+    )
 
 
 def _refuse_two(*alternatives: dict[str, bool]) -> None:

@@ -66,7 +66,7 @@ def config(loaded: CTConfig, *, as_json: bool) -> None:
 
 
 def trigger(decision: TriggerDecision) -> None:
-    console().print(Text(decision.sentence, style="bold"))
+    console().print(Text(decision.sentence, style="bold"), soft_wrap=True)
     reasons(decision)
 
 

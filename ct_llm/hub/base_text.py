@@ -163,6 +163,30 @@ def _keys_read(tree: Any) -> Iterator[Any]:
 # ---------------------------------------------------------------- tokenizer
 
 
+def special_tokens(tokenizer_json: Path | None) -> tuple[str, ...]:
+    """What the tokenizer takes for structure wherever it stands in a text; sorted.
+
+    Words, blanks and one or two characters are left out: a row cannot do without them. Empty without
+    a file. Raises InputError when it is none of a tokenizer's.
+    """
+    if tokenizer_json is None:
+        return ()
+    try:
+        added = json.loads(tokenizer_json.read_text(encoding="utf-8")).get("added_tokens") or ()
+        found = {token["content"] for token in added if token.get("special")}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{tokenizer_json} is not a tokenizer's file: {error}. Check base_model."
+        ) from None
+    return tuple(
+        sorted(token for token in found if isinstance(token, str) and _is_structure(token))
+    )
+
+
+def _is_structure(token: str) -> bool:
+    return len(token) > 2 and not token.isspace() and not token.replace("_", "").isalnum()
+
+
 def token_lengths(texts: Sequence[str], tokenizer_json: Path) -> list[int]:
     """Tokens of each text, without those that mark its beginning and end.
 

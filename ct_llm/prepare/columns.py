@@ -4,7 +4,7 @@ n rows cost 24 bytes each in memory; everything else stays on disk.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -85,6 +85,19 @@ class Rows:
     def prompts(self) -> np.ndarray:
         """uint64 [n, 2]: the same of the prompts' ids."""
         return self._gather("prompt_id")
+
+    @cached_property
+    def text_hashes(self) -> np.ndarray:
+        """uint64 [n]: of the texts as they were written, which rows of one id may differ in."""
+        found = np.empty(len(self), np.uint64)
+        for rows, places, _, batch in self._by_batch():
+            found[rows] = batch["text_hash"].to_numpy()[places]
+        return found
+
+    def per_file(self, value: Callable[[CachedFile], float]) -> np.ndarray:
+        """[n]: what `value` says of each row's file."""
+        of_batch = np.array([value(file) for file, _ in self.batches])
+        return of_batch[self.batch] if len(self) else np.empty(0)
 
     def _gather(self, column: str) -> np.ndarray:
         if self._is_whole:
@@ -211,11 +224,11 @@ def _bands(batch: pa.RecordBatch, column: str) -> np.ndarray:
 # ---------------------------------------------------------------- sets of identities
 
 
-def first_of_each(ids: np.ndarray, then: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def first_of_each(ids: np.ndarray, *then: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of distinct ids, sorted by id, and for every row which of them it has.
 
-    ids: uint64 [n, 2]; then: what decides which row of an id is first, else the order of the rows.
-    Gives int64 [m] and int64 [n].
+    ids: uint64 [n, 2]; then: what decides which row of an id is first, the most important one first;
+    after all of them the order of the rows. Gives int64 [m] and int64 [n].
     """
     order = np.argsort(ids[:, 0])
     # Few share their first half, so only these are sorted by the rest.
@@ -224,8 +237,8 @@ def first_of_each(ids: np.ndarray, then: np.ndarray | None = None) -> tuple[np.n
     shared[1:] = half[1:] == half[:-1]
     shared[:-1] |= shared[1:]
     some = order[shared]
-    first_key = some if then is None else then[some]
-    order[shared] = some[np.lexsort((first_key, ids[some, 1], ids[some, 0]))]
+    keys = [some, *(key[some] for key in reversed(then)), ids[some, 1], ids[some, 0]]
+    order[shared] = some[np.lexsort(keys)]
     sorted_ids = ids[order]
     is_first = np.ones(len(ids), bool)
     is_first[1:] = (sorted_ids[1:] != sorted_ids[:-1]).any(axis=1)

@@ -4,9 +4,11 @@ Every decision depends on the set of rows alone, not on their files or order. A 
 changes when other rows come; it may only be left out, when one that says the same came with it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ct_llm.config import NearDuplicateConfig
+from ct_llm.config import DatasetConfig, NearDuplicateConfig
 from ct_llm.prepare.columns import Rows, first_of_each, known
 from ct_llm.prepare.overlap.decontaminate import Decontaminator, EvalItem, Hit
 from ct_llm.prepare.overlap.near_duplicates import keep_one_of_each, match_history, similar_prompts
@@ -20,18 +22,19 @@ MIN_QUESTION_WORDS = 6
 _BATCH = 16_384
 
 
-def distinct(rows: Rows) -> Rows:
-    """One of each id, sorted by id; of rows that differ only in blanks the smallest stays."""
-    first, group = first_of_each(rows.ids)
-    sizes = np.bincount(group, minlength=len(first))
-    if (repeated := np.flatnonzero(sizes > 1)).size:
-        order = np.argsort(group, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        for one in repeated:
-            members = order[starts[one] : starts[one + 1]]
-            texts = rows.rows(members)
-            first[one] = members[min(range(len(members)), key=texts.__getitem__)]
-    return rows.take(first)
+def distinct(rows: Rows, datasets: Sequence[DatasetConfig]) -> Rows:
+    """One of each id, sorted by id: of the dataset that the config names first, whichever file it is in.
+
+    Rows of one id may differ in blanks, and in their source: then hash and name decide.
+    """
+    first, _ = first_of_each(rows.ids, *preference(rows, datasets))
+    return rows if len(first) == len(rows) else rows.take(first)
+
+
+def preference(rows: Rows, datasets: Sequence[DatasetConfig]) -> tuple[np.ndarray, ...]:
+    """Which of several rows of one id is taken: keys, the most important one first."""
+    rank = {dataset.key: number for number, dataset in enumerate(datasets)}
+    return rows.per_file(lambda file: rank[file.dataset]), rows.text_hashes, rows.sources[1]
 
 
 def not_seen(rows: Rows, earlier: Rows) -> Rows:
@@ -64,6 +67,15 @@ def contamination(rows: Rows, items: Decontaminator | None) -> dict[int, Hit]:
         found = items.find([message_texts(text) for text in rows.messages(some)])
         hits.update((index, hit) for index, hit in zip(some, found, strict=True) if hit)
     return hits
+
+
+def not_like(rows: Rows, others: Rows, config: NearDuplicateConfig) -> Rows:
+    """Those that none of the others says in nearly the same words, or asks for."""
+    if not config.enabled or not len(rows) or not len(others):
+        return rows
+    corpus, other = rows.corpus(), [others.corpus()]
+    alike = match_history(corpus, other, config.min_similarity)
+    return rows.without({*alike, *similar_prompts(corpus, other)})
 
 
 def held_out_items(rows: Rows) -> list[EvalItem]:

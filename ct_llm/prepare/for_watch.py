@@ -4,12 +4,13 @@ Both read through the row cache, so `prepare` does not read the same files again
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from ct_llm.config import DatasetConfig
 from ct_llm.digests import fingerprint
-from ct_llm.errors import HubNotFoundError
+from ct_llm.errors import ContentGoneError, HubNotFoundError
 from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.columns import Rows, first_of_each
 from ct_llm.prepare.row_cache import CachedFile, OpenFile, read_file
@@ -17,6 +18,8 @@ from ct_llm.prepare.texts import message_texts
 from ct_llm.records import DataFile, SampledRow
 
 MAX_FILES = 8
+
+_GONE = (ContentGoneError, HubNotFoundError)
 
 
 def count_unseen_rows(
@@ -39,10 +42,8 @@ def count_unseen_rows(
     for file in used:
         if not unseen:
             break
-        try:
+        with suppress(*_GONE):
             unseen -= _ids([read(file)])
-        except HubNotFoundError:
-            continue
     return len(unseen)
 
 
@@ -59,11 +60,18 @@ def sample_rows(
 ) -> list[SampledRow]:
     """At most `num_rows` distinct clean rows from at most eight files; the same for the same content.
 
-    Raises DataError, StorageError, and what `open_file` raises.
+    Files that are no longer to be had are left out. Raises DataError, StorageError, and what
+    `open_file` raises.
     """
     read = _reader(dataset, revision, rules, open_file, cache)
     chosen = sorted(files, key=lambda file: fingerprint([seed, file.content_id]))[:MAX_FILES]
-    rows = Rows.of([read(file) for file in chosen])
+    there: list[CachedFile] = []
+    for file in chosen:
+        with suppress(*_GONE):
+            there.append(read(file))
+    if not there:
+        return []
+    rows = Rows.of(there)
     # The lowest of uniformly random ids are a random sample, whatever the order of files and rows.
     first, _ = first_of_each(rows.ids)
     found = rows.rows(first[:num_rows])

@@ -9,7 +9,8 @@
 Every row that is read has one fate, counted in `PreparedData.counts`: new rows are `train`,
 `holdout`, `duplicate`, `near_duplicate`, `seen_before`, `nearly_seen_before`, `too_near_to_hold_out`
 (on the holdout side), `left_out_by_weight` or `quarantined:<reason>`; earlier rows are `replay`,
-`earlier:not_replayed`, `earlier:holdout`, `earlier:duplicate`, `earlier:contaminated` or
+`earlier:not_replayed`, `earlier:holdout`, `earlier:duplicate`, `earlier:near_duplicate`,
+`earlier:contaminated`, `earlier:deleted` (with its file, by the dataset's owner) or
 `earlier:unusable` (not fit by today's rules; the cycle that read it first has it in its quarantine).
 """
 
@@ -34,7 +35,13 @@ from ct_llm.prepare.fates import (
 from ct_llm.prepare.funnel import Funnel
 from ct_llm.prepare.overlap.decontaminate import Decontaminator, EvalItem
 from ct_llm.prepare.quarantine import Quarantine, quarantine
-from ct_llm.prepare.report import REPORT_PATH, CountTokens, length_sample, write_report
+from ct_llm.prepare.report import (
+    REPORT_PATH,
+    REPORT_TEXT_PATH,
+    CountTokens,
+    length_sample,
+    write_report,
+)
 from ct_llm.prepare.row_cache import OpenFile, remove_unused
 from ct_llm.prepare.snapshot_files import read_files
 from ct_llm.prepare.split import on_holdout_side
@@ -56,6 +63,7 @@ def prepare(
     datasets: Sequence[DatasetConfig],
     eval_items: Sequence[EvalItem],
     renders_tools: bool,
+    special_tokens: tuple[str, ...] = (),
     open_file: OpenFile,
     cache: Path,
     cycle: Path,
@@ -65,19 +73,21 @@ def prepare(
     """Clean the rows that the champion has not seen, split them, and mix in earlier ones.
 
     datasets: the config's entries, in the snapshot's order. eval_items: of every suite, so that no
-    row repeats one. renders_tools: the chat template has a place for tool calls. cache: where clean
-    rows are kept from cycle to cycle. count_tokens, drift: for the report alone. Writes Parquet files
-    and a report under `cycle/data`. The same rows give the same training set and holdout, in the same
-    order, however they are spread over files and commits.
+    row repeats one. renders_tools: the chat template has a place for tool calls. special_tokens: the
+    base model's, which no row may hold. cache: where clean rows are kept from cycle to cycle.
+    count_tokens, drift: for the report alone. Writes Parquet files and a report under `cycle/data`.
+    The same rows give the same training set and holdout, in the same order, however they are spread
+    over files and commits.
 
     Raises DataError for a file that cannot be read or is in no known format, for more bad rows than
-    `max_quarantine_fraction` (the quarantine is written all the same), and when no new row is left to
+    `max_quarantine_fraction` (quarantine and report are written all the same), and when no new row is left to
     train on. Raises StorageError when the disk fails, and what `open_file` raises.
     """
-    rules = cleaning_rules(config, renders_tools)
+    rules = cleaning_rules(config, renders_tools, special_tokens)
     files = read_files(snapshot, datasets, rules, open_file, cache)
     num_bad = sum(file.num_bad for file in files.earlier)
-    earlier = Earlier(Rows.of(files.earlier), datasets, config, num_bad)
+    all_new = Rows.of(files.new)
+    earlier = Earlier(Rows.of(files.earlier), all_new, datasets, config, num_bad)
     items = [*eval_items, *held_out_items(earlier.historic)]
     decontaminator = _decontaminator(config, items)
 
@@ -87,8 +97,7 @@ def prepare(
             for reject in file.bad_rows():
                 bad.add(file, reject)
                 funnel.add_count(f"quarantined:{reject.reason}", file.dataset, 1)
-        new = all_new = Rows.of(files.new)
-        new = funnel.sieve("duplicate", new, distinct(new))
+        new = funnel.sieve("duplicate", all_new, distinct(all_new, datasets))
         new = funnel.sieve("seen_before", new, not_seen(new, earlier.rows))
         near = config.near_duplicates
         new = funnel.sieve("nearly_seen_before", new, not_nearly_seen(new, earlier.rows, near))
@@ -96,10 +105,6 @@ def prepare(
         new = funnel.sieve("near_duplicate", new, no_near_duplicates(new, near))
         held_out = on_holdout_side(new.prompts, config.holdout_fraction, config.holdout_salt)
         train, holdout = new.take(~held_out), new.take(held_out)
-    bad.refuse_more_than(
-        config.max_quarantine_fraction, len(all_new) + sum(f.num_bad for f in files.new)
-    )
-
     holdout = funnel.sieve(
         "too_near_to_hold_out", holdout, not_too_near(holdout, train, earlier.rows)
     )
@@ -110,17 +115,9 @@ def prepare(
     )
     funnel.add("train", train)
     funnel.add("holdout", holdout)
-    if not len(train):
-        raise DataError(_nothing_new(funnel.counts, cycle))
     replay = earlier.replay(train.ids, decontaminator)
     counts = dict(sorted({**funnel.counts, **earlier.counts}.items()))
 
-    seed = config.replay.seed
-    digests = [
-        write_train(cycle / TRAIN_PATH, train, times, replay, seed),
-        write_holdout(cycle / HOLDOUT_PATH, holdout, seed),
-    ]
-    write_holdout(cycle / HISTORIC_PATH, earlier.historic, seed)
     write_report(
         cycle,
         counts=counts,
@@ -132,6 +129,19 @@ def prepare(
         drift=drift,
         notes=files.notes,
     )
+    # Whoever has to mend the data needs the report most.
+    bad.refuse_more_than(
+        config.max_quarantine_fraction, len(all_new) + sum(f.num_bad for f in files.new)
+    )
+    if not len(train):
+        raise DataError(_nothing_new(funnel.counts, cycle))
+
+    seed = config.replay.seed
+    digests = [
+        write_train(cycle / TRAIN_PATH, train, times, replay, seed),
+        write_holdout(cycle / HOLDOUT_PATH, holdout, seed),
+    ]
+    write_holdout(cycle / HISTORIC_PATH, earlier.historic, seed)
     remove_unused(cache)
     return PreparedData(
         train_path=TRAIN_PATH,
@@ -153,10 +163,14 @@ def prepare(
     )
 
 
-def cleaning_rules(config: PrepareConfig, renders_tools: bool) -> CleaningRules:
+def cleaning_rules(
+    config: PrepareConfig, renders_tools: bool, special_tokens: tuple[str, ...]
+) -> CleaningRules:
     """What every row of a file goes through; rows that were cleaned by others are read anew."""
     keep = config.tool_calls == "keep" or (config.tool_calls == "auto" and renders_tools)
-    return CleaningRules(config.max_chars, config.template_tokens, config.secrets, keep)
+    return CleaningRules(
+        config.max_chars, config.template_tokens, config.secrets, keep, special_tokens
+    )
 
 
 def _decontaminator(config: PrepareConfig, items: Sequence[EvalItem]) -> Decontaminator | None:
@@ -195,5 +209,5 @@ def _nothing_new(counts: Mapping[str, int], cycle: Path) -> str:
     fates = ", ".join(f"{fate} {count:,}" for fate, count in sorted(counts.items()) if count)
     return (
         f"no new row is left to train on; the new rows by fate: {fates or 'there are none'}. Add rows "
-        f"to the dataset; bad ones are in {cycle / QUARANTINE_PATH}."
+        f"to the dataset; {cycle / REPORT_TEXT_PATH} says what became of these."
     )

@@ -13,6 +13,8 @@ from ct_llm.prepare.tables import CONTAMINATED, QUARANTINE, Append, table
 from ct_llm.records import ContaminatedRow
 
 _PLACES_SHOWN = 3
+BY_CHOICE = {"dispreferred", "tool_calls"}
+"""Rows that are not wanted, though nothing is wrong with them: no sign of a broken dataset."""
 
 
 class Quarantine:
@@ -38,13 +40,15 @@ class Quarantine:
             self._places[reason].append(f"{repo}/{path} row {row_index}")
 
     def refuse_more_than(self, fraction: float, rows_read: int) -> None:
-        """Raises DataError when more than `fraction` of the rows read are here."""
-        num_bad = self.counts.total()
+        """Raises DataError when more than `fraction` of the rows read are here, and not by choice."""
+        damaged = Counter({r: count for r, count in self.counts.items() if r not in BY_CHOICE})
+        num_bad = damaged.total()
+        rows_read -= self.counts.total() - num_bad
         if num_bad <= fraction * rows_read:
             return
         reasons = "\n".join(
             f"  {reason}: {count:,} (first: {'; '.join(self._places[reason])})"
-            for reason, count in self.counts.most_common()
+            for reason, count in damaged.most_common()
         )
         raise DataError(
             f"{num_bad:,} of {rows_read:,} new rows ({num_bad / rows_read:.1%}) are not fit to train "

@@ -1,7 +1,5 @@
 """Which earlier rows are mixed in with the new ones, against forgetting: seeded, each source its share."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ct_llm.config import ReplayConfig
@@ -16,14 +14,17 @@ def choose(
     ids: uint64 [n, 2] of earlier training rows; sources: int [n]; new_ids: uint64 [m, 2]. The new
     rows are part of the draw: with the seed alone every cycle would replay the same rows again.
     """
-    codes, sizes = np.unique(sources, return_counts=True)
-    wanted = num_wanted(config, len(new_ids), len(ids))
     order = np.lexsort((new_ids[:, 1], new_ids[:, 0]))
-    keys = mixed(ids, key_of("replay", config.seed, new_ids[order].astype("<u8").tobytes().hex()))
-    share_of = shares(dict(zip(codes.tolist(), sizes.tolist(), strict=True)), wanted)
+    key = key_of("replay", config.seed, new_ids[order].astype("<u8").tobytes().hex())
+    keys = mixed(ids, key)
+    by_source = np.argsort(sources, kind="stable")
+    codes, starts, sizes = np.unique(sources[by_source], return_index=True, return_counts=True)
+    wanted = num_wanted(config, len(new_ids), len(ids))
+    # Of sources with the same claim to one row more, other ones have it in each cycle.
+    turn = mixed(np.stack([codes, codes], axis=1).astype(np.uint64), key)
     chosen = []
-    for code, share in share_of.items():
-        members = np.flatnonzero(sources == code)
+    for start, size, share in zip(starts, sizes, shares(sizes, wanted, turn), strict=True):
+        members = by_source[start : start + size]
         if share == 0:
             continue
         # Only those that can be among the first are sorted; where keys tie, the id decides.
@@ -39,18 +40,17 @@ def num_wanted(config: ReplayConfig, num_new: int, num_earlier: int) -> int:
     return min(num_earlier, round(config.rows_per_new_row * num_new))
 
 
-def shares(sizes: Mapping[int, int], wanted: int) -> dict[int, int]:
-    """`wanted` rows over the sources in proportion to their sizes, by the largest remainder.
+def shares(sizes: np.ndarray, wanted: int, turn: np.ndarray) -> np.ndarray:
+    """int64: `wanted` rows over the sources in proportion to their sizes, by the largest remainder.
 
-    sizes: rows by source, the sources numbered in the order of their names. The shares sum to
-    `wanted` (at most the sum of the sizes), none larger than its source; equal remainders go to the
-    lower number.
+    sizes, turn: int and uint64 [number of sources]. The shares sum to `wanted` (at most the sum of
+    the sizes), none larger than its source; of equal remainders the lowest `turn` comes first.
     """
-    total = sum(sizes.values())
+    sizes = sizes.astype(np.int64)
+    total = int(sizes.sum())
     if not total:
-        return {}
-    exact = {source: divmod(wanted * size, total) for source, size in sizes.items()}
-    floors = {source: whole for source, (whole, _) in exact.items()}
-    missing = wanted - sum(floors.values())
-    by_remainder = sorted(exact, key=lambda source: (-exact[source][1], source))
-    return {source: floors[source] + (source in by_remainder[:missing]) for source in floors}
+        return np.zeros(len(sizes), np.int64)
+    whole, rest = np.divmod(wanted * sizes, total)
+    order = np.lexsort((turn, -rest))
+    whole[order[: wanted - int(whole.sum())]] += 1
+    return whole

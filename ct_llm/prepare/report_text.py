@@ -31,6 +31,8 @@ NEW_FATES = {
 EARLIER_FATES = {
     "earlier:unusable": "not fit by today's rules",
     "earlier:duplicate": "the same as another earlier row",
+    "earlier:deleted": "deleted with its file, so never used again",
+    "earlier:near_duplicate": "nearly the same as another one",
     "earlier:holdout": "on the holdout side",
     "earlier:contaminated": "repeats an item of the evaluation",
     "earlier:not_replayed": "not replayed",

@@ -9,12 +9,13 @@ earlier rows cost what is looked at of them.
 """
 
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from ct_llm.config import DatasetConfig
 from ct_llm.digests import fingerprint
 from ct_llm.errors import StorageError
 from ct_llm.prepare.clean.files import SourceFile
+from ct_llm.prepare.clean.identity import Row
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
 from ct_llm.prepare.overlap.near_duplicates import NUM_BANDS, SKETCH_VERSION, sketch
 from ct_llm.prepare.texts import split_text
@@ -33,10 +35,12 @@ from ct_llm.records import DataFile
 OpenFile = Callable[[str, str, str], Path]
 """(name of the dataset, revision, path) -> the file on this disk."""
 
-VERSION = 1
+VERSION = 2
 """Raise when rows of the same file and rules come out differently."""
 
 BATCH_ROWS = 16_384
+BATCH_CHARS = 64_000_000
+ABANDONED_SECONDS = 86_400
 UNUSED_SECONDS = 60 * 86_400
 """Files that no cycle has looked at for so long are removed."""
 
@@ -47,6 +51,7 @@ ROWS = pa.schema(
         ("row_index", pa.int64()),
         ("row_id", _ID),
         ("prompt_id", _ID),
+        ("text_hash", pa.uint64()),  # tells rows of one id apart: they may differ in blanks
         ("source", pa.string()),
         ("bands", _BANDS),
         ("prompt_bands", _BANDS),
@@ -66,6 +71,8 @@ class CachedFile:
     path: str
     rows_file: Path
     bad_file: Path
+    is_present: bool = True
+    """The dataset still holds the file."""
 
     @cached_property
     def batches(self) -> list[pa.RecordBatch]:
@@ -109,8 +116,9 @@ def read_file(
         file.path,
         folder / f"{key}.arrow",
         folder / f"{key}.bad.parquet",
+        is_present=file.revision is None,
     )
-    if cached.rows_file.exists() and cached.bad_file.exists():
+    if _is_whole(cached):
         with suppress(OSError):  # a cache on a read-only disk is a cache all the same
             os.utime(cached.rows_file)
         return cached
@@ -122,9 +130,13 @@ def read_file(
         columns=dataset.columns,
         default_source=dataset.key,
     )
+    before = _version(local)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(source, rules, cached)
+        if _version(local) != before:
+            cached.rows_file.unlink()  # else its rows would be taken for those of the content before
+            source.file.refuse("it was changed while it was read. Run the same command again.")
     except OSError as error:
         raise StorageError(
             f"could not write {folder}: {error.strerror or error}. Free space or mend the folder, "
@@ -134,13 +146,31 @@ def read_file(
 
 
 def remove_unused(cache: Path) -> None:
-    """Take out what no cycle has used for sixty days."""
-    oldest = time.time() - UNUSED_SECONDS
-    for path in (cache / "rows").glob("*.arrow"):
+    """Take out what no cycle has used for sixty days, and what killed processes have left."""
+    now = time.time()
+    for path in (cache / "rows").iterdir():
         with suppress(OSError):  # another process may be doing the same
-            if path.stat().st_mtime < oldest:
+            unused = now - path.stat().st_mtime
+            if path.name.startswith(".") and unused > ABANDONED_SECONDS:
+                path.unlink()
+            elif path.suffix == ".arrow" and unused > UNUSED_SECONDS:
                 path.with_name(f"{path.stem}.bad.parquet").unlink(missing_ok=True)
                 path.unlink()
+
+
+def _is_whole(cached: CachedFile) -> bool:
+    """Both files are there and can be read; what a failing disk has damaged is made anew."""
+    try:
+        return cached.num_bad >= 0 and cached.batches is not None
+    except (OSError, pa.ArrowException):
+        # What was read of it must not stay.
+        cached.__dict__.pop("num_bad", None)
+        return False
+
+
+def _version(local: Path) -> tuple[int, int, int]:
+    found = local.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _key(dataset: DatasetConfig, file: DataFile, rules: CleaningRules) -> str:
@@ -160,26 +190,22 @@ def _key(dataset: DatasetConfig, file: DataFile, rules: CleaningRules) -> str:
 
 def _write(source: DataSource, rules: CleaningRules, cached: CachedFile) -> None:
     """Both files appear whole or not at all; the rows last, so that they vouch for the other."""
-    partial = [
-        path.with_name(f".{path.name}.{os.getpid()}")
-        for path in (cached.rows_file, cached.bad_file)
-    ]
-    found = clean_rows(source, rules)
+    places = (cached.bad_file, cached.rows_file)
+    partial = [_temporary(place) for place in places]
     try:
         with (
-            pa.ipc.new_file(str(partial[0]), ROWS) as rows,
-            pq.ParquetWriter(partial[1], BAD, compression="zstd") as bad,
+            pq.ParquetWriter(partial[0], BAD, compression="zstd") as bad,
+            pa.ipc.new_file(str(partial[1]), ROWS) as rows,
         ):
-            while some := list(islice(found, BATCH_ROWS)):
+            for some in _chunks(clean_rows(source, rules)):
                 if clean := [row for row in some if isinstance(row, CleanRow)]:
                     rows.write_batch(_batch(clean))
                 if rejected := [row for row in some if isinstance(row, RejectedRow)]:
-                    columns = [
-                        pa.array(c, k)
-                        for c, k in zip(zip(*rejected, strict=True), BAD.types, strict=True)
-                    ]
-                    bad.write_batch(pa.record_batch(columns, schema=BAD))
-        for path, place in zip(reversed(partial), (cached.bad_file, cached.rows_file), strict=True):
+                    columns = zip(zip(*rejected, strict=True), BAD.types, strict=True)
+                    bad.write_batch(
+                        pa.record_batch([pa.array(c, k) for c, k in columns], schema=BAD)
+                    )
+        for path, place in zip(partial, places, strict=True):
             with path.open("rb") as written:
                 os.fsync(written.fileno())
             path.replace(place)
@@ -188,12 +214,34 @@ def _write(source: DataSource, rules: CleaningRules, cached: CachedFile) -> None
             path.unlink(missing_ok=True)
 
 
+def _temporary(place: Path) -> Path:
+    # A name that nobody else has: processes of several containers may share the folder.
+    descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    os.close(descriptor)
+    return Path(name)
+
+
+def _chunks(rows: Iterable[CleanRow | RejectedRow]) -> Iterator[list[CleanRow | RejectedRow]]:
+    """So many rows, or so much text, at once."""
+    some: list[CleanRow | RejectedRow] = []
+    num_chars = 0
+    for row in rows:
+        some.append(row)
+        num_chars += len(row.row.messages if isinstance(row, CleanRow) else row.original)
+        if len(some) == BATCH_ROWS or num_chars > BATCH_CHARS:
+            yield some
+            some, num_chars = [], 0
+    if some:
+        yield some
+
+
 def _batch(rows: Sequence[CleanRow]) -> pa.RecordBatch:
     sketches = sketch([split_text(row.row.messages) for row in rows])
     columns = [
         pa.array([row.row.row_index for row in rows], pa.int64()),
         pa.array([row.id.row for row in rows], _ID),
         pa.array([row.id.prompt for row in rows], _ID),
+        pa.array([_text_hash(row.row) for row in rows], pa.uint64()),
         pa.array([row.row.source for row in rows], pa.string()),
         _band_array(sketches.rows),
         _band_array(sketches.prompts),
@@ -201,6 +249,11 @@ def _batch(rows: Sequence[CleanRow]) -> pa.RecordBatch:
         pa.array([row.row.tools for row in rows], pa.large_string()),
     ]
     return pa.record_batch(columns, schema=ROWS)
+
+
+def _text_hash(row: Row) -> int:
+    text = f"{row.messages}\0{row.tools or ''}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def _band_array(bands: np.ndarray) -> pa.FixedSizeListArray:

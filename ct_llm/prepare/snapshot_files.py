@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ct_llm.config import DatasetConfig
-from ct_llm.errors import DataError, HubNotFoundError
+from ct_llm.errors import ContentGoneError, DataError, HubNotFoundError, InputError
 from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.row_cache import CachedFile, OpenFile, read_file
 from ct_llm.records import DatasetSnapshot, DataSnapshot
@@ -30,7 +30,8 @@ def read_files(
 ) -> SnapshotFiles:
     """Each content once, in the order of its first path.
 
-    Raises DataError, StorageError, and what `open_file` raises.
+    Raises DataError (ContentGoneError for a file of the snapshot that is no longer to be had),
+    StorageError, and what `open_file` raises.
     """
     known = [dataset.name for dataset in snapshot.datasets]
     if known != [dataset.key for dataset in datasets]:
@@ -54,12 +55,12 @@ def read_files(
         for file in sorted(part.removed_files, key=lambda file: file.path):
             try:
                 files.earlier.append(read(file))
-            except HubNotFoundError as error:
+            except (ContentGoneError, HubNotFoundError) as error:
                 files.notes.append(_gone(part, file.path, error))
     return files
 
 
-def _gone(part: DatasetSnapshot, path: str, error: HubNotFoundError) -> str:
+def _gone(part: DatasetSnapshot, path: str, error: InputError) -> str:
     return (
         f"{part.name}: {path} was removed since and is no longer to be had, so its rows are neither "
         f"known again nor replayed: {error}"

@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from ct_llm.prepare.columns import Rows
 from ct_llm.prepare.split import shuffled
-from ct_llm.prepare.tables import HOLDOUT, ROWS_PER_GROUP, TRAIN, parquet_file
+from ct_llm.prepare.tables import HOLDOUT, TRAIN, parquet_file
 
-_ROWS_AT_ONCE = 16 * ROWS_PER_GROUP
+_ROWS_AT_ONCE = 2_048
+"""Of the longest rows allowed by default, as many as one Arrow array of strings can hold."""
 
 
 def write_train(path: Path, new: Rows, times: np.ndarray, replay: Rows, seed: int) -> str:
@@ -47,5 +48,5 @@ def _write(path: Path, schema: pa.Schema, rows: Rows, order: np.ndarray, replay:
                 digest.update(row_id + f"{text}\0{tool or ''}\0{again}\0".encode())
             columns["row_id"] = pa.chunked_array([pa.array([row_id.hex() for row_id in ids])])
             table = pa.table({name: columns[name] for name in schema.names}).cast(schema)
-            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            writer.write_table(table)
     return digest.hexdigest()

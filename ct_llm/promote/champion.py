@@ -153,7 +153,8 @@ def seen_datasets(snapshot: DataSnapshot) -> tuple[SeenDataset, ...]:
     return tuple(
         SeenDataset(
             name=part.name,
-            repo=part.repo,
+            # Where a folder lies on this machine is nobody's business.
+            repo=part.name if Path(part.repo).is_absolute() else part.repo,
             revision=part.revision,
             num_rows=part.num_rows,
             as_of=part.as_of,

@@ -140,8 +140,11 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["ct_llm", "lora"],
-        "datasets": [seen.repo for seen in lineage.datasets],
     }
+    # Two configs of one repo are one dataset; a folder or a bucket is none of the Hub's.
+    on_hub = [seen.repo for seen in lineage.datasets if re.fullmatch(r"[\w.-]+/[\w.-]+", seen.repo)]
+    if on_hub:
+        metadata["datasets"] = list(dict.fromkeys(on_hub))
     if _is_on_hub(lineage):
         metadata["base_model"] = lineage.base_model
     if facts.license is not None:
@@ -170,8 +173,8 @@ def _what_changed(facts: CardFacts) -> str:
     against = f"Compared with v{champion.version}, on the same items."
     if champion.lineage is None:
         return against
-    before = {seen.repo: seen.num_rows for seen in champion.lineage.datasets}
-    rows = sum(seen.num_rows - before.get(seen.repo, 0) for seen in facts.lineage.datasets)
+    before = {seen.name: seen.num_rows for seen in champion.lineage.datasets}
+    rows = sum(seen.num_rows - before.get(seen.name, 0) for seen in facts.lineage.datasets)
     return f"{against} The datasets changed by {rows:+,} rows since."
 
 

@@ -26,6 +26,7 @@ from ct_llm.hub.commit import commit_once
 from ct_llm.hub.ledger import append_to_ledger, read_entry
 from ct_llm.promote.champion import find_on_main, stale_files
 from ct_llm.promote.model_card import rolled_back_card
+from ct_llm.promote.settle import settle
 from ct_llm.records import ChampionRef, CycleSummary, Lineage, SeenDataset
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def rollback(api: "HfApi", repo: str, *, to: str | None, reason: str) -> CycleSu
     already, ChampionMovedError, HubAccessError, HubUnavailableError.
     """
     head = read_head(api, repo)
+    # The head's cycle may be missing in the ledger: its data is what was attempted last.
+    if settle(api, head):
+        head = read_head(api, repo)
     champion = _champion(head)
     started = _started_before(api, head)
     if started is not None:

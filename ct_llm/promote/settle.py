@@ -35,35 +35,52 @@ def settle(api: "HfApi", head: AdapterHead) -> bool:
     if lineage.version not in read_versions(api, head.repo):
         tag_version(api, head.repo, lineage, champion.revision)
     # A rollback enters itself under an id of its own; asked for again, it completes that.
-    if lineage.rolled_back_from is not None or _entered(api, head, lineage):
+    if lineage.rolled_back_from is not None:
         return False
-    append_to_ledger(api, head.repo, _entry(api, champion, lineage))
+    entry = _find_entry(api, head, lineage)
+    if entry is not None and entry.outcome == "promoted":
+        return False
+    append_to_ledger(api, head.repo, _promoted(api, champion, lineage, entry))
     return True
 
 
-def _entered(api: "HfApi", head: AdapterHead, lineage: Lineage) -> bool:
+def _find_entry(api: "HfApi", head: AdapterHead, lineage: Lineage) -> CycleSummary | None:
     last = head.last_attempt
-    if last is None or last.cycle_id != lineage.cycle_id:
-        last = read_entry(api, head.repo, lineage.cycle_id)
-    return last is not None and last.outcome == "promoted"
+    if last is not None and last.cycle_id == lineage.cycle_id:
+        return last
+    return read_entry(api, head.repo, lineage.cycle_id)
 
 
-def _entry(api: "HfApi", champion: ChampionRef, lineage: Lineage) -> CycleSummary:
+def _promoted(
+    api: "HfApi", champion: ChampionRef, lineage: Lineage, entry: CycleSummary | None
+) -> CycleSummary:
+    """The cycle's entry as it is now. What the cycle itself has entered stays, its time too: a merge
+    days later is no cycle of that day, and spends nothing of its budget."""
     decision = _decision(api, champion)
     sentence = decision.sentence if decision else "Promoted; its decision is not on the Hub."
     if decision is not None and not decision:
         sentence = f"A person merged the review of this cycle. The gate had said: {sentence}"
-    return CycleSummary(
+    found = entry or CycleSummary(
         cycle_id=lineage.cycle_id,
         outcome="promoted",
         sentence=sentence,
-        version=lineage.version,
-        revision=champion.revision,
-        parent_revision=lineage.parent_revision,
-        challenger_digest=lineage.adapter_digest,
-        datasets=lineage.datasets,
-        slices=decision.slices if decision else (),
+        version=None,
+        revision=None,
+        parent_revision=None,
+        challenger_digest=None,
         finished_at=now(),
+    )
+    return found.model_copy(
+        update={
+            "outcome": "promoted",
+            "sentence": sentence,
+            "version": lineage.version,
+            "revision": champion.revision,
+            "parent_revision": lineage.parent_revision,
+            "challenger_digest": lineage.adapter_digest,
+            "datasets": lineage.datasets,
+            "slices": decision.slices if decision else found.slices,
+        }
     )
 
 

@@ -3,7 +3,7 @@
 A folder has no commits, so its revision is the digest of the files that are used: their paths,
 sizes and contents. `cache` remembers three things:
 
-    <place>/contents.json          which content a version of a file has: nothing is read twice
+    <place>/contents-<choice>.json which content a version of a file has: nothing is read twice
     <place>/listings/<revision>    which contents a revision had, for cycles under way
     files/<content>                what was fetched from elsewhere: nothing is fetched twice
 """
@@ -16,16 +16,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ct_llm.config import DatasetConfig
 from ct_llm.cycle_dir import write_atomically
 from ct_llm.digests import file_sha256, fingerprint
-from ct_llm.errors import DataError, StorageError
+from ct_llm.errors import ContentGoneError, StorageError
 from ct_llm.records import DataFile
 from ct_llm.sources.readme import README, README_BYTES, ReadmeConfig, readme_configs
-from ct_llm.sources.source import Head
+from ct_llm.sources.source import Head, iso_utc
 from ct_llm.sources.splits import needs_readme, row_paths
 
 NUM_THREADS = 8
@@ -81,7 +82,10 @@ class FolderSource:
         """Listings of this process, by revision."""
         self._contents: dict[str, dict[str, str]] = {}
         """Revision to path to content."""
-        self._known: dict[str, str] = _read_json(self._memory / "contents.json")
+        # Two datasets may lie in one folder, and each remembers no more than what it looks at.
+        choice = fingerprint([dataset.files, dataset.split, dataset.config])[:16]
+        self._contents_file = self._memory / f"contents-{choice}.json"
+        self._known: dict[str, str] = _read_json(self._contents_file)
         """Version of a file to its content."""
 
     def head(self) -> Head:
@@ -97,8 +101,9 @@ class FolderSource:
         self._listed[revision] = files
         self._contents[revision] = {file.path: file.content_id for file in files}
         self._remember_listing(revision)
-        modified = [listing[path].modified or "" for path in chosen]
-        return Head(revision, max(modified, default="") or None)
+        newest = max((listing[path].modified or "" for path in chosen), default="")
+        # What a file from the future says would hold brakes and ages for ever.
+        return Head(revision, min(newest, iso_utc(datetime.now(UTC))) or None)
 
     def files(self, revision: str) -> list[DataFile] | None:
         """None for all but the current listing: what was there before may be gone."""
@@ -107,7 +112,7 @@ class FolderSource:
         return list(self._listed[revision])
 
     def read_range(self, path: str, revision: str, start: int, stop: int) -> bytes:
-        """Raises DataError when the file has changed since it was listed."""
+        """Raises ContentGoneError when the file has changed since it was listed."""
         content_id = self._content_at(path, revision)
         fetched = self._fetched_path(content_id)
         if fetched.is_file():
@@ -122,7 +127,7 @@ class FolderSource:
         return content
 
     def open(self, path: str, revision: str) -> Path:
-        """Raises DataError when the file has changed since it was listed, StorageError (disk full)."""
+        """Raises ContentGoneError when the file has changed since it was listed, StorageError."""
         content_id = self._content_at(path, revision)
         fetched = self._fetched_path(content_id)
         if fetched.is_file():
@@ -195,8 +200,8 @@ class FolderSource:
             raise self._changed(path)
         return listed
 
-    def _changed(self, path: str) -> DataError:
-        return DataError(
+    def _changed(self, path: str) -> ContentGoneError:
+        return ContentGoneError(
             f"{self._place.name}: {path} was changed or removed since it was listed. Run the command "
             "again to take the folder as it is now; files that are added under new names and never "
             "rewritten do not meet this."
@@ -222,7 +227,9 @@ class FolderSource:
 
     def _remember_contents(self, contents: dict[str, str]) -> None:
         if contents != self._known:
-            write_atomically(self._memory / "contents.json", json.dumps(contents).encode())
+            # It is only a memory: where it cannot be written, files are read again.
+            with suppress(StorageError):
+                write_atomically(self._contents_file, json.dumps(contents).encode())
             self._known = contents
 
     def _remember_listing(self, revision: str) -> None:

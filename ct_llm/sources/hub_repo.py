@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ct_llm.config import DatasetConfig
-from ct_llm.errors import HubUnavailableError
+from ct_llm.errors import ContentGoneError, HubNotFoundError, HubUnavailableError
 from ct_llm.hub.client import explained, resolve_head
 from ct_llm.records import DataFile
 from ct_llm.sources.readme import README, README_BYTES, ReadmeConfig, readme_configs
@@ -118,9 +118,15 @@ class HubRepo:
     def open(self, path: str, revision: str) -> Path:
         """From the Hub's cache if it is there.
 
-        Raises HubNotFoundError, HubAccessError, HubUnavailableError, StorageError (disk full).
+        Raises ContentGoneError, HubAccessError, HubUnavailableError, StorageError (disk full).
         """
-        with explained(f"download {path} at {revision}", self.repo):
-            return Path(
-                self._api.hf_hub_download(self.repo, path, revision=revision, repo_type="dataset")
-            )
+        try:
+            with explained(f"download {path} at {revision}", self.repo):
+                return Path(
+                    self._api.hf_hub_download(
+                        self.repo, path, revision=revision, repo_type="dataset"
+                    )
+                )
+        except HubNotFoundError as error:
+            # It was listed, so it is no misspelt name: nothing will bring this revision back.
+            raise ContentGoneError(str(error)) from error

@@ -16,7 +16,7 @@ import yaml
 
 from ct_llm.cycle_dir import write_atomically
 from ct_llm.digests import fingerprint
-from ct_llm.errors import DataError
+from ct_llm.errors import DataError, StorageError
 
 README = "README.md"
 README_BYTES = 1 << 20
@@ -55,7 +55,8 @@ def readme_configs(
             f"{place}: the YAML at the top of {README} cannot be read ({error}), so it is not known "
             "which files are for training. Mend it, or set this dataset's `split: all`."
         ) from error
-    write_atomically(known, json.dumps(configs).encode())
+    with suppress(StorageError):
+        write_atomically(known, json.dumps(configs).encode())
     return configs
 
 

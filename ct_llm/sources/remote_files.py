@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ct_llm.digests import fingerprint
-from ct_llm.errors import ConfigError, CtError, DataError, StorageError
+from ct_llm.errors import ConfigError, ContentGoneError, CtError, DataError, StorageError
 from ct_llm.sources.file_kinds import file_kind
 from ct_llm.sources.folder import ListedFile, is_settled
 from ct_llm.sources.readme import README
@@ -86,11 +86,11 @@ class RemoteFiles:
         return None
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        with self._explained(f"read a part of {path}", missing=DataError):
+        with self._explained(f"read a part of {path}", missing=ContentGoneError):
             return self._fs.cat_file(f"{self._root}/{path}", start=start, end=stop)
 
     def fetch(self, path: str, to: Path) -> None:
-        with self._explained(f"fetch {path}", missing=DataError):
+        with self._explained(f"fetch {path}", missing=ContentGoneError):
             self._fs.get_file(f"{self._root}/{path}", str(to))
 
     def _listed(self, path: str, info: dict[str, Any]) -> ListedFile:

@@ -8,11 +8,13 @@ on and what the last attempt has used are three sets, and the rows that count ar
 
 Renamed and renumbered shards, rolled windows, squashed and force-pushed history change nothing of
 that. Where used content is gone, it may have been rewritten: then rows of new files may be old rows.
-Their number is a bound, and only if it would start a cycle are rows read and compared.
+Their number is a bound, and only if it would start a cycle are rows read and compared. New files may
+also repeat rows of files that are still there, such as a merged file beside its shards: that is looked
+for when a cycle is to begin, which reads them anyway.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,8 @@ class CountedDataset:
     """A snapshot whose counts are exact, or the most that is possible, and what would make it exact."""
 
     snapshot: DatasetSnapshot
+    unseen: tuple[DataFile, ...]
+    """Content that the champion has not used."""
     new: tuple[DataFile, ...]
     """Content that neither the champion nor the last attempt has used."""
     lost_by_attempt: tuple[DataFile, ...]
@@ -87,7 +91,9 @@ def count_dataset(
     rows = {
         used.content_id: used.num_rows for used in (*by_attempt.values(), *by_champion.values())
     }
-    added = _not_counted([*unseen, *returned], rows)
+    # Used content is counted too where no table says its rows: drift weighs files by them, and the
+    # next table keeps them.
+    added = _not_counted(now.values(), rows)
     rows |= _rows(count_rows_once(source, head.revision, added, cache))
     if seen:
         # A file that somebody took out because it was damaged must not stop the watch.
@@ -126,30 +132,46 @@ def count_dataset(
             *([] if current else [f"{source.dataset.key}: no file that holds rows to train on"]),
         ),
     )
-    return CountedDataset(snapshot, tuple(map(marked, new)), tuple(lost_by_attempt))
+    return CountedDataset(
+        snapshot, tuple(map(marked, unseen)), tuple(map(marked, new)), tuple(lost_by_attempt)
+    )
+
+
+def without_content(counted: CountedDataset, held: Collection[str]) -> CountedDataset:
+    """The same without the rows of what other datasets hold, by content id."""
+    part = counted.snapshot
+    unseen = tuple(file for file in counted.unseen if file.content_id not in held)
+    new = tuple(file for file in counted.new if file.content_id not in held)
+    if part.counted_by != "rows":  # that count was made without them
+        counts = {"num_unseen_rows": _sum(unseen), "num_new_rows": _sum(new)}
+        part = part.model_copy(update=counts)
+    return replace(counted, snapshot=part, unseen=unseen, new=new)
 
 
 def compare_rows(
     dataset: DatasetConfig, counted: CountedDataset, count_unseen: RowCounter
 ) -> CountedDataset:
-    """The same with exact counts: rows of new files are looked for among those of content that is gone.
+    """The same with exact counts: rows of new files are looked for among those of all used content,
+    whether it is still there or not. Where nothing was used there is nothing to look for.
 
     Raises DataError for a new file that cannot be read, and what `count_unseen` raises.
     """
     part = counted.snapshot
-    if part.counted_by != "bounds":
+    there = list(_by_content(part.files).values())
+    by_champion = (*part.removed_files, *(file for file in there if file.seen))
+    attempted = [file for file in there if file.attempted and not file.seen]
+    by_any = (*by_champion, *counted.lost_by_attempt, *attempted)
+    if part.counted_by == "rows" or not (part.num_unseen_rows and by_any):
         return counted
-    unseen = [file for file in _by_content(part.files).values() if not file.seen]
     num_unseen, num_new = part.num_unseen_rows, part.num_new_rows
-    if part.removed_files:
-        num_unseen = count_unseen(dataset, part.revision, unseen, part.removed_files)
+    if by_champion:
+        num_unseen = count_unseen(dataset, part.revision, counted.unseen, by_champion)
     if num_new:
-        same = not counted.lost_by_attempt and len(counted.new) == len(unseen)
-        gone = (*part.removed_files, *counted.lost_by_attempt)
-        num_new = num_unseen if same else count_unseen(dataset, part.revision, counted.new, gone)
+        same = len(by_any) == len(by_champion) and len(counted.new) == len(counted.unseen)
+        num_new = num_unseen if same else count_unseen(dataset, part.revision, counted.new, by_any)
     repeated = part.num_unseen_rows - num_unseen or part.num_new_rows - num_new
     note = (
-        f"{repeated:,} rows of new files do not count: they were in files that are gone, repeat "
+        f"{repeated:,} rows of new files do not count: they were in files that were used, repeat "
         "another one or cannot be used"
     )
     exact = part.model_copy(
@@ -160,7 +182,7 @@ def compare_rows(
             "notes": (*part.notes, *([note] if repeated > 0 else [])),
         }
     )
-    return CountedDataset(exact, counted.new, counted.lost_by_attempt)
+    return replace(counted, snapshot=exact)
 
 
 def state_of(part: DatasetSnapshot) -> DatasetState:
@@ -211,6 +233,10 @@ def _rows(files: Iterable[DataFile]) -> dict[str, int | None]:
 
 def _total(files: Iterable[DataFile], rows: Rows) -> int:
     return sum(rows.get(file.content_id) or 0 for file in files)
+
+
+def _sum(files: Iterable[DataFile]) -> int:
+    return sum(file.num_rows or 0 for file in files)
 
 
 def _notes(gone: Sequence[DataFile], returned: Sequence[DataFile], rows: Rows) -> Iterable[str]:

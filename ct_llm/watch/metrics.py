@@ -28,7 +28,8 @@ def prometheus_text(decision: TriggerDecision, adapter_repo: str) -> str:
     """The decision as gauges, each labelled with the adapter repo, so that several configurations
     can be collected on one machine. A gauge whose value is not known is left out.
 
-    Ages are as of the check: an alert adds `time() - ct_llm_last_check_timestamp_seconds`.
+    Ages are as of the check. An alert takes `time() - ct_llm_champion_data_timestamp_seconds`, which is
+    right however long ago that was.
     """
     gauges = [
         *_check(decision),
@@ -57,6 +58,12 @@ def _data(decision: TriggerDecision) -> Iterable[_Gauge]:
         "champion_data_age_seconds",
         "Age of the newest data that the champion was trained on, at the last check.",
         decision.data_age_seconds,
+    )
+    age = decision.data_age_seconds
+    yield _gauge(
+        "champion_data_timestamp_seconds",
+        "When the newest data that the champion was trained on came.",
+        None if age is None else _epoch(decision.checked_at) - age,
     )
     by_dataset = [({"dataset": state.name}, state) for state in decision.datasets]
     yield _Gauge(

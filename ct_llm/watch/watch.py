@@ -3,6 +3,10 @@
 A tick where nothing changed asks each dataset for its newest revision and no more: counts and drift
 are those of the last look. Files are listed where a revision is new, and all of them when a cycle is
 to begin, for what it trains on is their list.
+
+Rows are read where file lists give no more than a bound, and that bound would start a cycle. When a
+cycle is to begin because of the number of new rows, rows are compared in any case: `prepare` reads the
+new files anyway, through the same cache, and they may repeat files that were used.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ct_llm.config import DatasetConfig, WatchConfig
+from ct_llm.errors import DataError
 from ct_llm.records import (
     DataFile,
     DatasetState,
@@ -28,6 +33,7 @@ from ct_llm.watch.count import (
     compare_rows,
     count_dataset,
     state_of,
+    without_content,
 )
 from ct_llm.watch.decide import decide
 from ct_llm.watch.facts import Facts, moment
@@ -108,8 +114,10 @@ def watch(
         facts = replace(facts, drift=_measure(config, look.listed(), sample))
     decision = decide(config, facts, force=force)
 
-    if decision.should_train and facts.is_bound:
-        parts = look.states(exact=True)
+    volume_is_met = any(reason.rule == "volume" and reason.met for reason in decision.reasons)
+    beginning = decision.should_train and for_a_cycle and volume_is_met
+    if decision.should_train and (facts.is_bound or beginning or len(sources) > 1):
+        parts = look.exact_states(files_too=beginning)
         facts = replace(facts, datasets=parts, num_new_rows=look.weighted(parts))
         decision = decide(config, facts, force=force)
     data = look.snapshot() if decision.should_train and for_a_cycle else None
@@ -136,30 +144,49 @@ class _Look:
         self._count_unseen = count_unseen
         self._cache = cache
         self._counted: dict[str, CountedDataset] = {}
+        self._all_listed = False
 
-    def states(self, *, exact: bool = False) -> tuple[DatasetState, ...]:
-        """exact: rows are compared where file lists gave no more than a bound."""
+    def states(self) -> tuple[DatasetState, ...]:
+        """As the last look has left them; where it does not know, by lists of files."""
         return tuple(
-            self._state(source, head, exact)
+            self._known_at(source, head) or state_of(self._list(source, head).snapshot)
             for source, head in zip(self._sources, self._heads, strict=True)
         )
 
-    def _state(self, source: "Source", head: "Head", exact: bool) -> DatasetState:
-        known = self._known_at(source, head)
-        if known is not None and not (exact and known.counted_by == "bounds"):
-            return known
-        counted = self._list(source, head)
-        if exact:
-            counted = compare_rows(source.dataset, counted, self._count_unseen)
-            self._counted[source.dataset.key] = counted
-        return state_of(counted.snapshot)
+    def exact_states(self, *, files_too: bool) -> tuple[DatasetState, ...]:
+        """Content of two datasets counts once, and rows are compared where file lists gave a bound.
+
+        files_too: also where they gave a number, which is exact unless files repeat each other's rows.
+        """
+        compared = ("bounds", "files") if files_too else ("bounds",)
+        if len(self._sources) == 1:
+            parts = self.states()
+            if parts[0].counted_by not in compared:
+                return parts
+        for dataset, counted in self.listed():
+            if counted.snapshot.counted_by in compared:
+                self._counted[dataset.key] = self._compared(dataset, counted)
+        return tuple(state_of(counted.snapshot) for _, counted in self.listed())
+
+    def _compared(self, dataset: DatasetConfig, counted: CountedDataset) -> CountedDataset:
+        try:
+            return compare_rows(dataset, counted, self._count_unseen)
+        except DataError:
+            if counted.snapshot.counted_by == "bounds":
+                raise
+            # The cycle will meet the same file, and is then noted as failed.
+            return counted
 
     def listed(self) -> list[tuple[DatasetConfig, CountedDataset]]:
-        """All datasets, file by file."""
-        return [
-            (source.dataset, self._list(source, head))
-            for source, head in zip(self._sources, self._heads, strict=True)
-        ]
+        """All datasets, file by file; what two of them hold counts for the first."""
+        if not self._all_listed:
+            held: set[str] = set()
+            for source, head in zip(self._sources, self._heads, strict=True):
+                counted = self._list(source, head)
+                self._counted[source.dataset.key] = without_content(counted, held)
+                held |= {file.content_id for file in counted.snapshot.files}
+            self._all_listed = True
+        return [(source.dataset, self._counted[source.dataset.key]) for source in self._sources]
 
     def snapshot(self) -> DataSnapshot:
         """All of them: the unchanged ones too, for their rows are what a cycle replays."""
@@ -188,8 +215,8 @@ class _Look:
         at = (source.dataset.key, head.revision)
         parts = (part for state in self._known for part in state.datasets)
         found = [part for part in parts if (part.name, part.revision) == at]
-        # Of two, the one whose rows were compared.
-        return min(found, key=lambda part: part.counted_by == "bounds", default=None)
+        # Of several, the one whose rows were compared.
+        return min(found, key=lambda part: _BEST.index(part.counted_by), default=None)
 
     def _list(self, source: "Source", head: "Head") -> CountedDataset:
         key = source.dataset.key
@@ -211,6 +238,7 @@ class _Look:
         return self._counted[key]
 
 
+_BEST = ("rows", "files", "bounds")
 _COUNTS = {"num_unseen_rows", "num_new_rows", "counted_by", "notes"}
 
 

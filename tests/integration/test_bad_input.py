@@ -164,7 +164,10 @@ def test_a_failed_cycle_does_not_stand_in_the_way_of_mended_data(world: LoopWorl
     malformed_rows(world)
     world.ct_llm("run", code=30)
     assert "stopped" in world.ct_llm("status")
-    world.ct_llm("run", code=30)
+    for command in (("run",), ("watch",)):
+        out = " ".join(world.ct_llm(*command, code=10).split())
+        assert "this data failed before" in out and "(mend it, or --force)" in out
+    world.ct_llm("run", "--force", code=30)
     assert len(list(world.folder.glob("work/cycles/*"))) == 1
     world.api.delete_file("data/two.jsonl", world.dataset, repo_type="dataset")
     world.config["base_model"]["revision"] = "f" * 40  # so that it ends before training

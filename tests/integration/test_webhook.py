@@ -25,12 +25,12 @@ from ct_llm.config import CTConfig, validate
 from ct_llm.cycle_dir import write_record
 from ct_llm.errors import ConfigError, InputError
 from ct_llm.hub_server import RunningHub
-from ct_llm.records import TriggerDecision
+from ct_llm.records import DatasetState, TriggerDecision, TriggerReason
 from ct_llm.watch.webhook.app import MAX_BODY_BYTES
 from ct_llm.watch.webhook.events import Ignored, followed_refs, read_event
 from ct_llm.watch.webhook.queue import MAX_REMEMBERED, QueueState
 from ct_llm.watch.webhook.serve import make_endpoint, make_server
-from ct_llm.watch.webhook.start import DispatchWorkflow
+from ct_llm.watch.webhook.start import BUDGET_SECONDS, DispatchWorkflow, held_seconds
 from tests.loop_world import LoopWorld
 from tests.unit.watch.test_metrics import parse
 
@@ -177,7 +177,7 @@ def serving(config: CTConfig, command: Sequence[str] = ("false",), **env: str) -
     ready: queue.Queue[str] = queue.Queue()
     environment = {"CT_LLM_WEBHOOK_SECRET": SECRET, **env}
     endpoint = make_endpoint(
-        config, command, environment, say=said.put, retry_seconds=(0.0, 0.0, 0.0)
+        config, command, environment, say=said.put, retry_seconds=(0.0, 0.0, 0.01)
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = make_server(endpoint, listener, ready.put)
@@ -206,8 +206,49 @@ def runs() -> Iterator[Runs]:
 
 @pytest.fixture
 def served(tmp_path: Path, runs: Runs) -> Iterator[Served]:
+    write_record(tmp_path / "work" / "decision.json", decided())
     with serving(configured(tmp_path / "work"), runs.command) as running:
+        has_looked(running, runs)
         yield running
+
+
+def has_looked(served: Served, runs: Runs) -> None:
+    """The look of the server's start, or that after a cycle, is over: there was nothing to do."""
+    runs.next().end(10)
+    served.settled()
+
+
+def decided(
+    *brakes: TriggerReason, due: bool = False, reason_value: float | None = 5, num_new: int = 0
+) -> TriggerDecision:
+    reason = TriggerReason(
+        rule="volume", value=reason_value, threshold=10, met=due, sentence="some rows"
+    )
+    rows = DatasetState(
+        name="acme/rows",
+        repo="acme/rows",
+        revision="a" * 40,
+        as_of=None,
+        num_rows=10,
+        num_unseen_rows=num_new,
+        num_new_rows=num_new,
+        counted_by="files",
+    )
+    return TriggerDecision(
+        should_train=False,
+        sentence="not training",
+        reasons=(reason, *brakes),
+        checked_at="2026-07-03T12:00:00Z",
+        datasets=(rows,),
+    )
+
+
+def brake(
+    rule: str, value: float | None, threshold: float | None, *, met: bool = True
+) -> TriggerReason:
+    return TriggerReason(
+        rule=rule, kind="brake", value=value, threshold=threshold, met=met, sentence="wait"
+    )
 
 
 # ---------------------------------------------------------------- what it takes
@@ -232,9 +273,9 @@ def test_a_push_starts_a_run_and_is_answered_at_once(served: Served, runs: Runs)
 
 def test_both_paths_take_events(served: Served, runs: Runs) -> None:
     assert served.post(push("1" * 40), path="/").status_code == 202
-    runs.next().end()
+    runs.next().end(10)
     assert served.post(push("2" * 40), path="/webhook").status_code == 202
-    runs.next().end()
+    runs.next().end(10)
     assert served.post(push("3" * 40), path="/other").status_code == 404
     assert served.get("/webhook").status_code == 405
 
@@ -371,7 +412,7 @@ def test_refs_of_datasets_wherever_they_are_named() -> None:
 
 def test_the_same_push_again_is_ignored(served: Served, runs: Runs) -> None:
     assert served.answer(push("1" * 40)) == (202, "accepted")
-    runs.next().end()
+    runs.next().end(10)
     served.settled()
     assert served.answer(push("1" * 40)) == (200, "ignored")
     assert runs.are_none()
@@ -398,13 +439,13 @@ def test_a_burst_makes_one_run_and_one_more(served: Served, runs: Runs) -> None:
     served.settled()
     second = runs.next()
     assert runs.are_none()
-    second.end()
+    second.end(10)
     served.settled()
     assert not served.is_starting
     assert runs.are_none()
 
 
-@pytest.mark.parametrize("code", [0, 10, 11, 12, 30, 40, 1])
+@pytest.mark.parametrize("code", [10, 30, 40, 1])
 def test_a_run_that_ended_for_good_is_not_repeated(served: Served, runs: Runs, code: int) -> None:
     served.post(push())
     runs.next().end(code)
@@ -413,35 +454,122 @@ def test_a_run_that_ended_for_good_is_not_repeated(served: Served, runs: Runs, c
     assert runs.are_none()
 
 
-def test_a_run_that_may_succeed_later_is_tried_a_few_times(
-    tmp_path: Path, served: Served, runs: Runs
-) -> None:
+@pytest.mark.parametrize("code", [0, 11, 12])
+def test_after_a_cycle_there_is_one_more_look(served: Served, runs: Runs, code: int) -> None:
     served.post(push())
-    for _ in range(4):
-        runs.next().end(20)
-        served.settled()
+    runs.next().end(code)
+    served.settled()
+    has_looked(served, runs)
     assert not served.is_starting
     assert runs.are_none()
-    state = QueueState.model_validate_json((tmp_path / "work" / "webhook.json").read_bytes())
-    assert state.waiting is not None, "a restart tries again"
+
+
+def test_a_run_that_may_succeed_later_is_tried_until_it_does(
+    tmp_path: Path, served: Served, runs: Runs
+) -> None:
+    def waiting() -> object:
+        path = tmp_path / "work" / "webhook.json"
+        return QueueState.model_validate_json(path.read_bytes()).waiting
+
+    served.post(push())
+    for _ in range(6):
+        runs.next().end(20)
+        assert "Trying again" in served.settled()
+    last = runs.next()
+    assert waiting() is not None, "a restart tries again"
+    last.end(10)
+    served.settled()
+    assert not served.is_starting
+    assert runs.are_none()
+
+
+def test_what_a_brake_held_back_is_looked_at_once_more(
+    tmp_path: Path, served: Served, runs: Runs
+) -> None:
+    decision = tmp_path / "work" / "decision.json"
+    served.post(push())
+    first = runs.next()
+    write_record(decision, decided(brake("debounce", 1.5, 2), due=True))
+    first.end(10)
+    assert "held back until" in served.settled()
+    assert runs.are_none(), "not before the brake ends"
+    second = runs.next()
+    write_record(decision, decided(brake("debounce", 3, 2, met=False)))
+    second.end(10)
+    assert served.settled() == "no reason to train"
+    assert not served.is_starting
+    assert runs.are_none()
+
+
+def test_a_push_meanwhile_takes_the_place_of_that_look(
+    tmp_path: Path, served: Served, runs: Runs
+) -> None:
+    decision = tmp_path / "work" / "decision.json"
+    served.post(push("1" * 40))
+    first = runs.next()
+    write_record(decision, decided(brake("debounce", 0, 2), due=True))
+    first.end(10)
+    assert "held back until" in served.settled()
+    served.post(push("2" * 40))
+    second = runs.next()  # of the push; the brake still holds
+    write_record(decision, decided(brake("debounce", 1.9, 2), due=True))
+    second.end(10)
+    assert "held back until" in served.settled()
+    third = runs.next()
+    write_record(decision, decided())
+    third.end(10)
+    served.settled()
+    with pytest.raises(queue.Empty):
+        served.said.get(timeout=2)  # the first look's 3 seconds end in this time
+    assert runs.are_none()
+
+
+@pytest.mark.parametrize(
+    ("decision", "seconds"),
+    [
+        (decided(), None),
+        (decided(due=True), None),
+        (decided(brake("debounce", 20, 300)), None),
+        (decided(brake("debounce", 20, 300), due=True), 281),
+        (decided(brake("debounce", 400, 300, met=False), due=True), None),
+        (decided(brake("debounce", 20, 300), brake("cooldown", 100, 3600), due=True), 3501),
+        (decided(brake("debounce", 20, 300), brake("budget", 4, 4), due=True), BUDGET_SECONDS),
+        (decided(brake("failed", None, None), due=True), None),
+        (decided(brake("failed", None, None), brake("debounce", 20, 300), due=True), None),
+        (decided(brake("debounce", 20, 300), reason_value=None, num_new=1), 281),
+        (decided(brake("debounce", 20, 300), reason_value=None), None),
+    ],
+)
+def test_how_long_brakes_alone_hold_back(decision: TriggerDecision, seconds: float | None) -> None:
+    assert held_seconds(decision) == seconds
+
+
+def test_pushes_while_no_server_listened_are_found_by_a_look(tmp_path: Path, runs: Runs) -> None:
+    with serving(configured(tmp_path), runs.command) as served:
+        runs.next().end(0)
+        assert served.settled() == "promoted"
+        runs.next()
 
 
 def test_what_was_accepted_outlives_a_restart(tmp_path: Path, runs: Runs) -> None:
     config = configured(tmp_path / "work")
+    write_record(tmp_path / "work" / "decision.json", decided())
     with serving(config, runs.command) as served:
+        has_looked(served, runs)
         served.post(push("1" * 40))
-        runs.next().end()
-        served.settled()
+        has_looked(served, runs)
         served.post(push("2" * 40))
         under_way = runs.next()
         served.stop()
         assert under_way.heard() == "stopped", "SIGTERM is passed on and the run waited for"
     with serving(config, runs.command) as served:
-        runs.next().end()
-        served.settled()
+        runs.next().end(10)
+        assert served.settled().startswith("acme/rows is at 222222222222: ")
         for sha in ("1" * 40, "2" * 40):
             assert served.answer(push(sha)) == (200, "ignored")
     with serving(config, runs.command) as served:
+        runs.next().end(10)
+        assert served.settled() == "no reason to train", "the push was dealt with"
         assert not served.is_starting
         assert runs.are_none()
 
@@ -526,9 +654,12 @@ def test_a_push_becomes_a_repository_dispatch(tmp_path: Path) -> None:
         github() as api,
         serving(dispatching(tmp_path), GITHUB_TOKEN=TOKEN, GITHUB_API_URL=api.url) as served,
     ):
+        _, _, at_start = api.asked.get(timeout=PATIENCE)
+        served.settled()
         assert served.answer(push()) == (202, "accepted")
         path, headers, body = api.asked.get(timeout=PATIENCE)
         served.settled()
+    assert at_start == {"event_type": "rows", "client_payload": {"adapter_repo": "acme/adapter"}}
     assert path == "/repos/acme/training/dispatches"
     assert headers["authorization"] == f"Bearer {TOKEN}"
     assert headers["accept"] == "application/vnd.github+json"
@@ -558,8 +689,7 @@ def test_a_github_that_fails_is_asked_again(
         github(*answers) as api,
         serving(dispatching(tmp_path), GITHUB_TOKEN=TOKEN, GITHUB_API_URL=api.url) as served,
     ):
-        served.post(push())
-        said = [served.settled() for _ in range(len(answers) + 1)]
+        said = [served.settled() for _ in range(len(answers) + 1)]  # of the dispatch at start
         assert not served.is_starting
         assert api.asked.qsize() == len(answers) + 1
     assert not any(TOKEN in line or SECRET in line for line in said)
@@ -571,7 +701,6 @@ def test_a_github_that_refuses_is_not_asked_again(tmp_path: Path, code: int) -> 
         github((code, {"Location": "/elsewhere"})) as api,
         serving(dispatching(tmp_path), GITHUB_TOKEN=TOKEN, GITHUB_API_URL=api.url) as served,
     ):
-        served.post(push())
         said = served.settled()
         assert not served.is_starting
         assert api.asked.qsize() == 1
@@ -659,6 +788,7 @@ def test_the_command_serves_and_runs_real_cycles(
         found = re.search(r"(http://127\.0\.0\.1:\d+)/webhook", process.stdout.readline())
         assert found, process.stderr.read()
         served = Served(found[1], process.terminate, queue.Queue())
+        assert process.stderr.readline() == "ct-llm: no reason to train\n", "the look at start"
         assert served.answer(push(sha, repo=world.dataset)) == (202, "accepted")
         assert process.stderr.readline(), "the run has ended"
         assert "ct_llm_rule_threshold{" in _metrics(served).text

@@ -12,11 +12,16 @@ from ct_llm.prepare.clean.files import SourceFile, Unparsable, read_rows
 from ct_llm.prepare.clean.formats import Format, describe_formats, detect_format, reader
 from ct_llm.prepare.clean.identity import Identity, Row, identity, messages_json
 from ct_llm.prepare.clean.validate import CleaningRules, check_conversation
+from ct_llm.prepare.one_line import one_line
 
 _DETECTION_ROWS = 100
 """The format is found by the columns of the first rows together: a single one may be damaged."""
 
 _MAX_ORIGINAL_CHARS = 20_000
+
+_SHOWN_COLUMNS = 20
+_SHOWN_CHARS = 80
+"""Of a row or of a column's name, in messages."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +90,29 @@ def _detect(source: DataSource, first: list[tuple[int, Any]]) -> Format:
     if not objects and any(isinstance(value, str) for _, value in first):
         return "text"
     if not objects:
+        shown = one_line(redact(_text_of(first[0][1])), _SHOWN_CHARS)
         source.file.refuse(
             f"none of its first {len(first)} rows is a JSON object. Expected JSON Lines (an object "
-            f"per line) or a JSON array of objects; the first row is {_text_of(first[0][1])[:80]}"
+            f"per line) or a JSON array of objects; the first row is {shown}"
         )
     columns = {column: None for value in objects for column in value}
     mapped = [ours for ours, theirs in source.columns.items() if theirs in columns]
     found = detect_format({*columns, *mapped})
     if found is None:
         source.file.refuse(
-            f"no known format: columns found {', '.join(map(str, columns))}; expected one of "
+            f"no known format: columns found {_list_columns(list(columns))}; expected one of "
             f"{describe_formats()}. Rename the columns, map them with "
             f"{source.format_key.replace('format', 'columns')}, or set {source.format_key}."
         )
     return found
+
+
+def _list_columns(columns: list[Any]) -> str:
+    """Damaged rows may turn texts into columns: few of them are shown, and no credential."""
+    shown = [one_line(redact(str(name)), _SHOWN_CHARS) for name in columns[:_SHOWN_COLUMNS]]
+    if len(columns) > _SHOWN_COLUMNS:
+        shown.append(f"… and {len(columns) - _SHOWN_COLUMNS:,} more")
+    return ", ".join(shown)
 
 
 def _source_name(row: Any, column: str) -> str | None:

@@ -5,6 +5,7 @@ it could speak for the system, and training on it teaches the model to.
 """
 
 import re
+from functools import cache
 from typing import Any
 
 _BETWEEN_BARS = r"<[|｜][^\s<>|｜]{1,64}[|｜]>"
@@ -45,28 +46,48 @@ _BREAK = "\u200b"
 """ZERO WIDTH SPACE: not seen by people, and no token of structure has it inside."""
 
 
-def has_template_token(text: str) -> bool:
-    """All of them begin with < or [."""
-    return _TOKEN.search(text) is not None
+def has_template_token(text: str, special_tokens: tuple[str, ...] = ()) -> bool:
+    """special_tokens: of the base model's own tokenizer, beside the well-known ones."""
+    return _pattern(special_tokens).search(text) is not None
 
 
-def neutralise(text: str) -> str:
+def may_begin_token(text: str, special_tokens: tuple[str, ...] = ()) -> bool:
+    """A quick look: most texts hold no character that a token begins with."""
+    return "<" in text or "[" in text or any(c in text for c in _other_starts(special_tokens))
+
+
+def neutralise(text: str, special_tokens: tuple[str, ...] = ()) -> str:
     """The text with a zero-width space after the first character of every such token.
 
     Doing it again changes nothing.
     """
+    pattern = _pattern(special_tokens)
     # One token may hide inside another: <|x[INST]|>.
-    while _TOKEN.search(text):
-        text = _TOKEN.sub(lambda match: match[0][0] + _BREAK + match[0][1:], text)
+    while pattern.search(text):
+        text = pattern.sub(lambda match: match[0][0] + _BREAK + match[0][1:], text)
     return text
 
 
-def neutralise_all(value: Any) -> Any:
+def neutralise_all(value: Any, special_tokens: tuple[str, ...] = ()) -> Any:
     """The same for every text and key within a JSON value."""
     if isinstance(value, str):
-        return neutralise(value)
+        return neutralise(value, special_tokens)
     if isinstance(value, list):
-        return [neutralise_all(item) for item in value]
+        return [neutralise_all(item, special_tokens) for item in value]
     if isinstance(value, dict):
-        return {neutralise(key): neutralise_all(item) for key, item in value.items()}
+        return {
+            neutralise(key, special_tokens): neutralise_all(item, special_tokens)
+            for key, item in value.items()
+        }
     return value
+
+
+@cache
+def _pattern(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, longest_first), _TOKEN.pattern]))
+
+
+@cache
+def _other_starts(special_tokens: tuple[str, ...]) -> str:
+    return "".join({token[0] for token in special_tokens} - {"<", "["})

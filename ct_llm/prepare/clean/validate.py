@@ -7,7 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 from ct_llm.prepare.clean.conversation import BadRow, Conversation, Message
 from ct_llm.prepare.clean.credentials import has_credential
-from ct_llm.prepare.clean.template_tokens import has_template_token, neutralise, neutralise_all
+from ct_llm.prepare.clean.template_tokens import (
+    has_template_token,
+    may_begin_token,
+    neutralise,
+    neutralise_all,
+)
 
 
 class CleaningRules(NamedTuple):
@@ -18,6 +23,8 @@ class CleaningRules(NamedTuple):
     secrets: Literal["ignore", "quarantine"] = "ignore"
     keep_tool_calls: bool = True
     """False: rows with tool calls are bad, and lists of tools are left out."""
+    special_tokens: tuple[str, ...] = ()
+    """Of the base model's tokenizer: template tokens too, beside those of well-known models."""
 
 
 _ORDER = re.compile(r"s?(?:u(?:ct+)*a)*u(?:ct+)*[ac]")
@@ -103,7 +110,7 @@ def _checked_json(value: list[dict[str, Any]], rules: CleaningRules) -> list[dic
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):  # a date or infinity out of Parquet, 1e999 out of JSON
         raise BadRow("bad_tool_call") from None
-    return neutralise_all(value) if found else value
+    return neutralise_all(value, rules.special_tokens) if found else value
 
 
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
@@ -124,8 +131,7 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
 def _may_hide_something(text: str, rules: CleaningRules) -> bool:
     return (
         not text.isascii()
-        or "<" in text
-        or "[" in text
+        or may_begin_token(text, rules.special_tokens)
         or rules.secrets == "quarantine"
         # Deleting from bytes is several times faster than a regex.
         or len(text.encode().translate(None, _CONTROL_BYTES)) != len(text)
@@ -145,8 +151,9 @@ def _checked(text: str, rules: CleaningRules) -> str:
     if rules.secrets == "quarantine" and has_credential(text):
         raise BadRow("secret")
     # A regex search over every text costs more than all other checks together; most have no bracket.
-    if ("<" in text or "[" in text) and has_template_token(text):
+    special = rules.special_tokens
+    if may_begin_token(text, special) and has_template_token(text, special):
         if rules.template_tokens == "quarantine":
             raise BadRow("template_token")
-        return neutralise(text)
+        return neutralise(text, special)
     return text

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ct_llm.cycle_dir import read_record, write_record
@@ -12,10 +13,20 @@ from ct_llm.watch.webhook.events import Push
 
 MAX_REMEMBERED = 1_000
 RETRY_SECONDS = (10.0, 60.0, 300.0, 1800.0)
+"""Pauses after failures that may pass; the last one from then on."""
 
-Start = Callable[[Push], Awaitable[str]]
-"""Starts a cycle, returns when the next one may be started, and says what came of it. Raises
-RetryableError when the same start may succeed later, another CtError when it will not."""
+
+@dataclass(frozen=True)
+class Started:
+    said: str
+    """What came of it."""
+    again_in: float | None = None
+    """Seconds until one more start, unless a push makes it earlier; None: only a push makes one."""
+
+
+Start = Callable[[Push | None], Awaitable[Started]]
+"""Starts a cycle and returns when the next one may be started. None: no push asks for it, time does.
+Raises RetryableError when the same start may succeed later, another CtError when it will not."""
 Say = Callable[[str], None]
 
 
@@ -63,9 +74,7 @@ class StartQueue:
         return True
 
     def open(self) -> None:
-        """Begin to start what is waiting, and whatever is offered from now on."""
-        if self._waiting is not None:
-            self._wanted.set()
+        """Begin with one start: what was pushed while no server listened, nobody tells of."""
         self._work = asyncio.create_task(self._start_whatever_comes())
 
     async def close(self) -> None:
@@ -81,34 +90,36 @@ class StartQueue:
         return self._work is not None and self._work.done()
 
     async def _start_whatever_comes(self) -> None:
+        pause: float | None = 0.0
+        num_failures = 0
         while True:
-            await self._wanted.wait()
-            if await self._start_with_patience() and not self._wanted.is_set():
+            await self._wanted_within(pause)
+            self._wanted.clear()
+            push, self.is_starting = self._waiting, True
+            try:
+                started = await self._start(push)
+                pause, said = started.again_in, started.said
+                num_failures = 0
+            except RetryableError as error:
+                pause = self._retry_seconds[min(num_failures, len(self._retry_seconds) - 1)]
+                said = f"{error} Trying again in {pause:.0f} seconds."
+                num_failures += 1
+            except CtError as error:
+                pause, said = None, str(error)
+                num_failures = 0
+            finally:
+                self.is_starting = False
+            self._say(f"{push.repo} is at {push.revision[:12]}: {said}" if push else said)
+            is_covered = num_failures == 0 and not self._wanted.is_set()
+            if is_covered and self._waiting is not None:
                 self._waiting = None
                 await self._write_state()
 
-    async def _start_with_patience(self) -> bool:
-        """True when the start is done with, well or badly; False when it waits for better times."""
-        for pause in (*self._retry_seconds, None):
-            self._wanted.clear()
-            assert self._waiting is not None
-            push, self.is_starting = self._waiting, True
-            try:
-                self._say(f"{push.repo} is at {push.revision[:12]}: {await self._start(push)}")
-                return True
-            except RetryableError as error:
-                again = "the next push or restart tries again" if pause is None else "trying again"
-                self._say(
-                    f"{error} {again} in {pause:.0f} seconds" if pause else f"{error} {again}"
-                )
-            except CtError as error:
-                self._say(str(error))
-                return True
-            finally:
-                self.is_starting = False
-            if pause is not None:
-                await asyncio.sleep(pause)
-        return False
+    async def _wanted_within(self, seconds: float | None) -> None:
+        """Wait for a push, but no longer than that; None: however long it takes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
 
     def _read_state(self) -> QueueState:
         if not self._state_path.exists():

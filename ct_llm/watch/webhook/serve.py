@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import uvicorn
 
@@ -72,15 +73,20 @@ def make_endpoint(
             say=say,
             retry_seconds=retry_seconds,
         ),
-        last_decision=config.work_dir / "decision.json",
+        last_decision=_decision(config),
     )
+
+
+def _decision(config: CTConfig) -> Path:
+    """Where `ct-llm run` leaves the decision of its look."""
+    return config.work_dir / "decision.json"
 
 
 def _start(config: CTConfig, run_command: Sequence[str], env: Mapping[str, str]) -> Start:
     webhook = config.watch.webhook
     if webhook.start == "run":
         child_env = {name: value for name, value in env.items() if name != webhook.secret_env}
-        return RunCycle(run_command, child_env, config.work_dir / "webhook.log")
+        return RunCycle(run_command, child_env, config.work_dir / "webhook.log", _decision(config))
     token = env.get("GITHUB_TOKEN", "")
     if not token:
         raise ConfigError(

@@ -19,7 +19,7 @@ from ct_llm.errors import (
     SecurityError,
 )
 from ct_llm.hub.adapter_repo import download_adapter, read_head, read_versions
-from ct_llm.hub.ledger import read_ledger
+from ct_llm.hub.ledger import read_ledger, read_ledger_head
 from ct_llm.hub_server import RunningHub, add_token
 from ct_llm.promote.promote import promote
 from ct_llm.promote.settle import settle
@@ -300,6 +300,30 @@ def test_a_merged_review_is_a_champion_like_any_other(world: World) -> None:
     assert "added_tokens.json" not in world.files()
     assert "a person approved it" in world.read("README.md")
     assert run().review_number == number and len(world.reviews()) == 1
+
+
+@pytest.mark.parametrize("decision_is_there", [True, False])
+def test_a_merge_keeps_what_the_cycle_had_entered(world: World, decision_is_there: bool) -> None:
+    world.finish(1, world.cycle(1)())
+    record = world.cycle(2, "reject")()
+    before = world.finish(2, record, "reject", seconds_by_step={"train": 7.0})
+    assert record.review_number is not None and before.slices
+    world.api.merge_pull_request(world.repo, record.review_number)
+    if not decision_is_there:
+        world.api.delete_file("ct/scores.json", world.repo)
+
+    head = read_head(world.api, world.repo)
+    assert settle(world.api, head)
+    ledger = read_ledger_head(world.api, world.repo)
+    after = ledger.last_attempt
+    assert after is not None and head.champion is not None
+    assert (after.outcome, after.version, after.revision) == ("promoted", 2, head.revision)
+    assert after.review_number == record.review_number
+    assert (after.num_train, after.seconds_by_step) == (before.num_train, {"train": 7.0})
+    assert [verdict.slice for verdict in after.slices] == [v.slice for v in before.slices]
+    # Budgets count the cycle on its day, not the merge.
+    assert after.finished_at == before.finished_at == ledger.recent[0].finished_at
+    assert not settle(world.api, read_head(world.api, world.repo))
 
 
 def test_a_first_challenger_that_is_rejected_makes_the_repo_too(world: World) -> None:

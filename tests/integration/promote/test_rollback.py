@@ -38,6 +38,19 @@ def test_rollback_brings_the_same_bytes_back_under_a_new_number(
     assert world.cycle(4)().version == 4
 
 
+def test_rollback_of_a_promotion_that_its_ledger_does_not_know(world: World) -> None:
+    world.finish(1, world.cycle(1)())
+    world.cycle(2)()  # the machine was lost before the entry
+
+    summary = rollback(world.api, world.repo, to=None, reason="bad")
+    assert (summary.version, summary.data_of) == (3, "c2")
+    head = read_head(world.api, world.repo)
+    assert head.last_attempt == summary
+    assert summary.datasets[0].num_rows == 200, "what was tried, so that it is not tried again"
+    entered = {entry.cycle_id: entry.outcome for entry in read_ledger(world.api, world.repo)}
+    assert entered["c2"] == "promoted" and len(entered) == 3
+
+
 def test_rollback_by_default_never_returns_to_what_was_rolled_back(world: World) -> None:
     for seed in (1, 2, 3):
         world.cycle(seed)()

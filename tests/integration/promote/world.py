@@ -109,12 +109,19 @@ class World:
             decision=decision,
         )
 
-    def finish(self, seed: int, promotion: PromotionRecord) -> CycleSummary:
-        """The ledger entry of a promoted cycle."""
+    def finish(
+        self,
+        seed: int,
+        promotion: PromotionRecord,
+        verdict: Verdict = "promote",
+        seconds_by_step: dict[str, float] | None = None,
+    ) -> CycleSummary:
+        """The ledger entry of a finished cycle."""
         data = snapshot(100 * seed, f"{seed:040x}")
         asked = request(read_head(self.api, self.repo), f"c{seed}", data)
-        decided, at = decide("a" * 64), f"2026-11-24T16:00:{seed:02d}Z"
-        summary = summarise_cycle(asked, data, prepared(), decided, promotion, {}, at)
+        decided, at = decide("a" * 64, verdict), f"2026-11-24T16:00:{seed:02d}Z"
+        seconds = seconds_by_step or {}
+        summary = summarise_cycle(asked, data, prepared(), decided, promotion, seconds, at)
         append_to_ledger(self.api, self.repo, summary, used=used_files(data))
         return summary
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ct_llm.config import DatasetConfig, load_config
+from ct_llm.cycle_dir import now
 from ct_llm.digests import file_sha256
-from ct_llm.errors import ConfigError, DataError, SecurityError
+from ct_llm.errors import ConfigError, ContentGoneError, DataError, SecurityError
 from ct_llm.sources import folder as folder_module
 from ct_llm.sources.row_counts import count_rows
 from ct_llm.sources.source import Source, open_source
@@ -116,6 +118,12 @@ def test_the_head_says_when_the_newest_file_came(folder: Folder):
     assert folder.source().head().as_of == "2023-11-14T22:14:20Z"
 
 
+def test_a_file_from_the_future_came_now_at_the_latest(folder: Folder):
+    folder.write("a.jsonl", b"1\n", at=4_000_000_000)
+    as_of = folder.source().head().as_of
+    assert as_of is not None and as_of <= now()
+
+
 def test_a_revision_follows_the_files_used_and_nothing_else(folder: Folder):
     file = folder.write("a.jsonl", b"1\n")
     revision = folder.source().head().revision
@@ -179,9 +187,32 @@ def test_a_file_written_a_moment_ago_is_not_relied_on(
 def test_a_damaged_memory_costs_no_more_than_reading_again(folder: Folder, hashed: list[str]):
     folder.write("a.jsonl", b"1\n")
     before = contents(folder.source())
-    [memory] = folder.cache.glob("*/contents.json")
+    [memory] = folder.cache.glob("*/contents-*.json")
     memory.write_bytes(b"[1, 2")
     assert contents(folder.source()) == before
+
+
+def test_two_datasets_of_one_folder_each_keep_their_memory(folder: Folder, hashed: list[str]):
+    for name in ("a.jsonl", "b.jsonl"):
+        folder.write(name, name.encode())
+    for _ in range(2):
+        for glob in ("a.*", "b.*"):
+            contents(folder.source(files=glob))
+    assert sorted(hashed) == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_memory_that_cannot_be_written_stops_nothing(folder: Folder, hashed: list[str]):
+    folder.write("a.jsonl", b"1\n")
+    folder.write("README.md", b"---\nconfigs:\n- config_name: default\n---\n")
+    contents(folder.source())
+    [memory] = folder.cache.glob("*/contents-*.json")
+    for path in (memory, folder.cache / "readme"):
+        shutil.move(path, folder.cache / f"was-{path.name}")
+    # In their way, since the tests may run as root, whom no permission stops.
+    memory.mkdir()
+    (folder.cache / "readme").write_bytes(b"")
+    assert list(contents(folder.source())) == ["a.jsonl"]
+    assert hashed == ["a.jsonl", "a.jsonl"]
 
 
 def test_an_earlier_revision_is_read_while_new_files_arrive(folder: Folder):
@@ -200,11 +231,11 @@ def test_a_file_that_changed_since_is_refused(folder: Folder):
     gone.unlink()
     source = folder.source()
     for path in ("a.jsonl", "b.jsonl", "never.jsonl"):
-        with pytest.raises(DataError, match="was changed or removed since it was listed"):
+        with pytest.raises(ContentGoneError, match="was changed or removed since it was listed"):
             source.open(path, revision)
-        with pytest.raises(DataError, match="was changed or removed since it was listed"):
+        with pytest.raises(ContentGoneError, match="was changed or removed since it was listed"):
             source.read_range(path, revision, 0, 1)
-    with pytest.raises(DataError, match="was changed or removed"):
+    with pytest.raises(ContentGoneError, match="was changed or removed"):
         source.open("a.jsonl", "f" * 64)
 
 

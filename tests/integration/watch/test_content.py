@@ -104,7 +104,7 @@ def test_of_a_rewritten_file_only_rows_that_were_added_are_new(
     assert [file.num_rows for file in part.removed_files] == [7]
     assert part.notes == (
         "1 file that the champion has used, with 7 rows, removed or rewritten",
-        "7 rows of new files do not count: they were in files that are gone, repeat another one or "
+        "7 rows of new files do not count: they were in files that were used, repeat another one or "
         "cannot be used",
     )
 

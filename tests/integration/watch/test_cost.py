@@ -29,7 +29,7 @@ def test_no_news_since_the_promotion_is_one_request(dataset: Dataset):
 def test_no_news_since_a_rejected_attempt_is_one_request(dataset: Dataset):
     dataset.push(a__parquet=rows(0, 7))
     dataset.promoted()
-    dataset.push(**{f"shard{i}__parquet": rows(10 * i, 10 * i + 9) for i in range(12)})
+    dataset.push(**{f"shard{i}__parquet": rows(10 * i, 10 * i + 9) for i in range(1, 13)})
     dataset.rejected()
     watched = dataset.decide()
     assert counts(watched.state.datasets[0]) == (7 + 12 * 9, 12 * 9, 0)

@@ -122,8 +122,15 @@ class Watcher:
         assert data is not None
         return data
 
-    def decide(self, threshold: int = 10, *, force: bool = False, forget: bool = False) -> Watched:
-        """One look. forget: the state of earlier looks is lost."""
+    def decide(
+        self,
+        threshold: int = 10,
+        *,
+        force: bool = False,
+        forget: bool = False,
+        for_a_cycle: bool = False,
+    ) -> Watched:
+        """One look. forget: the state of earlier looks is lost. A forced one is for a cycle."""
         self.wire.reset()
         sources = [open_source(config, self.api, self.cache) for config in self.datasets]
         by_name = {source.dataset.key: source for source in sources}
@@ -161,7 +168,7 @@ class Watcher:
             cache=self.cache,
             now=NOW,
             force=force,
-            for_a_cycle=force,
+            for_a_cycle=for_a_cycle or force,
         )
 
 

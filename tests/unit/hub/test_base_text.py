@@ -7,7 +7,13 @@ from huggingface_hub import HfApi
 
 from ct_llm.config import BaseModelConfig
 from ct_llm.errors import ConfigError, InputError
-from ct_llm.hub.base_text import BaseText, read_base_text, renders_tools, token_lengths
+from ct_llm.hub.base_text import (
+    BaseText,
+    read_base_text,
+    renders_tools,
+    special_tokens,
+    token_lengths,
+)
 
 WORDS = {
     "version": "1.0",
@@ -206,3 +212,24 @@ def test_a_broken_or_hostile_tokenizer_is_an_error_of_ours(
 def test_a_missing_tokenizer_is_an_error_of_ours(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be used as a tokenizer"):
         token_lengths(["one"], tmp_path / "tokenizer.json")
+
+
+def test_special_tokens_are_the_ones_that_mean_structure(tmp_path):
+    added = [
+        {"content": "<end_of_utterance>", "special": True},
+        {"content": "‹用户>", "special": True},
+        {"content": "<think>", "special": False},
+        *({"content": text, "special": True} for text in ("  \n ", "the", "[]", "PAD_1")),
+    ]
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"added_tokens": added}), encoding="utf-8")
+    assert special_tokens(file) == ("<end_of_utterance>", "‹用户>")
+    assert special_tokens(None) == ()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"added_tokens": [{"special": true}]}', "{"])
+def test_a_damaged_tokenizer_file_is_said(tmp_path, content):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        special_tokens(file)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from ct_llm.config import DatasetConfig, PrepareConfig
 from ct_llm.errors import DataError
 from ct_llm.prepare.overlap.decontaminate import EvalItem
-from ct_llm.prepare.prepare import CONTAMINATED_PATH
-from tests.unit.prepare.dataset_on_disk import REPO, alpaca, prompts
+from ct_llm.prepare.prepare import CONTAMINATED_PATH, prepare
+from ct_llm.records import DataFile, DatasetSnapshot, DataSnapshot
+from tests.unit.prepare.dataset_on_disk import NOW, REPO, alpaca, prompts
 
 STORY = (
     "Once upon a time a small fox lived at the edge of a very dark forest, and every evening it walked "
@@ -177,3 +179,44 @@ def test_held_out_rows_pile_up_beside_the_newest(dataset):
     )
     assert prompts(dataset.table(few.historic_holdout_path)) < historic
     assert few.num_historic_holdout == 5
+
+
+def test_a_row_of_two_datasets_has_the_weight_of_the_first(dataset):
+    """Whatever the files of the two are called."""
+    rows = [alpaca(n, source="both") for n in range(60)]
+    found = set()
+    for names in (("a/one.jsonl", "b/two.jsonl"), ("b/one.jsonl", "a/two.jsonl")):
+        settings = [
+            DatasetConfig(repo=REPO, name="light", weight=0.25),
+            DatasetConfig(repo=REPO, name="heavy", weight=3),
+        ]
+        snapshots = []
+        for config, name in zip(settings, names, strict=True):
+            dataset.write(name, rows)
+            file = DataFile(path=name, content_id="x", num_bytes=0, num_rows=None, seen=False)
+            snapshots.append(
+                DatasetSnapshot(
+                    name=config.key,
+                    repo=REPO,
+                    revision=NOW,
+                    seen_revision=None,
+                    files=(file,),
+                    num_rows=60,
+                    num_unseen_rows=60,
+                    num_new_rows=60,
+                )
+            )
+        data = prepare(
+            PrepareConfig(holdout_fraction=0),
+            DataSnapshot(datasets=tuple(snapshots), num_unseen_rows=120, num_new_rows=120),
+            datasets=settings,
+            eval_items=(),
+            renders_tools=True,
+            open_file=dataset.open_file,
+            cache=dataset.root / "cache",
+            cycle=dataset.root / "cycle",
+        )
+        assert data.counts["duplicate"] == 60
+        found.add((data.num_train, data.digest))
+    [(num_train, _)] = found
+    assert num_train < 30

@@ -44,3 +44,30 @@ def test_good_earlier_rows_do_not_water_down_the_share(dataset):
     dataset.write("may.jsonl", [alpaca(n) for n in range(100, 300)])
     with pytest.raises(DataError, match="6 of 10"):
         dataset.prepare(new=["june.jsonl"], seen=["may.jsonl"])
+
+
+def test_the_report_is_there_when_the_cycle_is_stopped(dataset):
+    """Whoever has to mend the data reads it."""
+    dataset.write("june.jsonl", [alpaca(n, answer="" if n < 6 else "ok") for n in range(20)])
+    with pytest.raises(DataError):
+        dataset.prepare(new=["june.jsonl"], max_quarantine_fraction=0.25)
+    assert "empty" in (dataset.root / "cycle" / "data" / "report.txt").read_text()
+
+
+def test_the_report_is_there_when_nothing_is_left(dataset):
+    dataset.write("may.jsonl", [alpaca(1), alpaca(2)])
+    dataset.write("june.jsonl", [alpaca(1)])
+    with pytest.raises(DataError, match=r"report\.txt"):
+        dataset.prepare(new=["june.jsonl"], seen=["may.jsonl"])
+    assert (dataset.root / "cycle" / "data" / "report.json").is_file()
+
+
+def test_answers_that_people_disliked_are_no_damage(dataset):
+    def rated(number: int) -> dict[str, object]:
+        said = [("user", f"Question {number}?"), ("assistant", f"Answer {number}.")]
+        messages = [{"role": role, "content": content} for role, content in said]
+        return {"messages": messages, "label": number % 2 == 0}
+
+    dataset.write("kto.jsonl", [rated(number) for number in range(40)])
+    data = dataset.prepare(new=["kto.jsonl"], holdout_fraction=0, max_quarantine_fraction=0.1)
+    assert (data.num_train, data.counts["quarantined:dispreferred"]) == (20, 20)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from ct_llm.config import ReplayConfig
@@ -16,17 +17,23 @@ def test_rows_wanted(rate, num_new, num_earlier, wanted):
 @pytest.mark.parametrize(
     ("sizes", "wanted", "expected"),
     [
-        ({}, 0, {}),
-        ({0: 10}, 3, {0: 3}),
-        ({0: 50, 1: 30, 2: 20}, 10, {0: 5, 1: 3, 2: 2}),
-        ({0: 1, 1: 1, 2: 1}, 2, {0: 1, 1: 1, 2: 0}),
-        ({0: 97, 1: 3}, 10, {0: 10, 1: 0}),
-        ({0: 94, 1: 6}, 10, {0: 9, 1: 1}),
-        ({0: 4, 1: 6}, 10, {0: 4, 1: 6}),
+        ([], 0, []),
+        ([10], 3, [3]),
+        ([50, 30, 20], 10, [5, 3, 2]),
+        ([1, 1, 1], 2, [1, 1, 0]),
+        ([97, 3], 10, [10, 0]),
+        ([94, 6], 10, [9, 1]),
+        ([4, 6], 10, [4, 6]),
     ],
 )
 def test_shares_by_the_largest_remainder(sizes, wanted, expected):
-    assert shares(sizes, wanted) == expected
+    turn = np.arange(len(sizes), dtype=np.uint64)
+    assert shares(np.array(sizes, np.int64), wanted, turn).tolist() == expected
+
+
+def test_of_equal_claims_the_turn_decides():
+    sizes, turn = np.ones(3, np.int64), np.array([2, 0, 1], np.uint64)
+    assert shares(sizes, 2, turn).tolist() == [0, 1, 1]
 
 
 def replayed(dataset, num_new=40, **config):
@@ -80,7 +87,8 @@ def test_removed_files_are_read_where_the_champion_saw_them(dataset):
     dataset.write("gone.jsonl", [alpaca(n) for n in range(10, 30)], revision=BEFORE)
     data = dataset.prepare(new=["new.jsonl"], removed=["gone.jsonl"], holdout_fraction=0.0)
     assert data.counts["seen_before"] == 10
-    assert (data.num_train, data.num_replay) == (20, 10)
+    # What stands in a file of today may be replayed; what was deleted with its file may not.
+    assert (data.num_train, data.num_replay, data.counts["earlier:deleted"]) == (20, 10, 10)
     assert data.notes == ()
 
 

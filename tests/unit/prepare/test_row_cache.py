@@ -6,6 +6,7 @@ import pytest
 from ct_llm.config import DatasetConfig
 from ct_llm.digests import file_sha256
 from ct_llm.errors import DataError
+from ct_llm.prepare import row_cache
 from ct_llm.prepare.clean.rows import CleaningRules
 from ct_llm.prepare.columns import Rows
 from ct_llm.prepare.for_watch import count_unseen_rows, sample_rows
@@ -103,6 +104,41 @@ def test_using_a_file_keeps_it(dataset):
     read(dataset, "june.jsonl")
     remove_unused(dataset.root / "cache")
     assert file.rows_file.exists()
+
+
+def test_what_a_killed_process_left_is_removed(dataset):
+    dataset.write("june.jsonl", [alpaca(1)])
+    file = read(dataset, "june.jsonl")
+    left = file.rows_file.with_name(f".{file.rows_file.name}.x1y2")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    remove_unused(dataset.root / "cache")
+    assert not left.exists()
+    assert file.rows_file.exists()
+
+
+@pytest.mark.parametrize("kind", ["rows_file", "bad_file"])
+def test_a_damaged_file_is_made_anew(dataset, kind):
+    dataset.write("june.jsonl", [alpaca(1), {"instruction": "no answer"}])
+    damaged = getattr(read(dataset, "june.jsonl"), kind)
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    again = read(dataset, "june.jsonl")
+    assert (prompts_of(again), again.num_bad) == (["Task 1"], 1)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(dataset, monkeypatch):
+    dataset.write("june.jsonl", [alpaca(1)])
+    cleaned = row_cache.clean_rows
+
+    def growing(source, rules):
+        yield from cleaned(source, rules)
+        with source.file.local.open("a") as file:
+            file.write("{}\n")
+
+    monkeypatch.setattr(row_cache, "clean_rows", growing)
+    with pytest.raises(DataError, match="changed while it was read"):
+        read(dataset, "june.jsonl")
+    assert not list((dataset.root / "cache" / "rows").glob("*.arrow"))
 
 
 # ---------------------------------------------------------------- what the watch step asks

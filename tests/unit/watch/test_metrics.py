@@ -137,6 +137,7 @@ def test_every_figure_of_the_decision_is_there() -> None:
     assert values(found, "ct_llm_last_check_timestamp_seconds") == [1783080000]
     assert values(found, "ct_llm_dataset_timestamp_seconds") == [1782864000]
     assert values(found, "ct_llm_champion_data_age_seconds") == [216_000.5]
+    assert values(found, "ct_llm_champion_data_timestamp_seconds") == [1783080000 - 216_000.5]
     assert values(found, "ct_llm_dataset_rows", dataset="acme/rows") == [20_000]
     assert values(found, "ct_llm_unseen_rows", dataset="acme/rows") == [3_120]
     assert values(found, "ct_llm_new_rows", dataset="acme/rows") == [120]
@@ -154,6 +155,7 @@ def test_what_is_not_known_is_left_out() -> None:
     found = parse(prometheus_text(unknown, "acme/adapter"))
     names = {sample.name for sample in found}
     assert "ct_llm_champion_data_age_seconds" not in names
+    assert "ct_llm_champion_data_timestamp_seconds" not in names
     assert "ct_llm_unseen_rows" not in names
     assert not any(name.startswith("ct_llm_drift") for name in names)
     assert values(found, "ct_llm_rule_value", rule="cooldown") == []

@@ -2,7 +2,10 @@ import csv
 import gzip
 import io
 import json
+import subprocess
+import sys
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -243,6 +246,87 @@ def test_keys_that_parquet_adds_to_structs_are_taken_out(tmp_path):
         {"n": None, "turns": [{"role": "user"}, {"role": "tool", "call": {"a": 1}}]},
         {"n": 1, "turns": [{"role": "user", "call": {"b": [{"d": 2}]}}]},
     ]
+
+
+MIB = 1024**2
+
+
+def repeated(kind: str, num_small: int, num_large: int) -> pa.Table:
+    """On disk next to nothing, decoded a MiB per large row."""
+    numbers = pa.array([0] * num_small + [1] * num_large, pa.int32())
+    text = pa.DictionaryArray.from_arrays(numbers, pa.array(["small", "x" * MIB]))
+    if kind == "text":
+        return pa.table({"text": text})
+    return pa.table({"turns": pa.ListArray.from_arrays(range(len(text) + 1), text)})
+
+
+PEAK = """
+import sys, tracemalloc
+from pathlib import Path
+import pyarrow as pa
+from ct_llm.prepare.clean.files import SourceFile, read_rows
+tracemalloc.start()
+n = sum(1 for _ in read_rows(SourceFile("acme/chats", "rows.parquet", Path(sys.argv[1]))))
+print(n, tracemalloc.get_traced_memory()[1] + pa.default_memory_pool().max_memory())
+"""
+
+
+def peak_of_reading(path: Path) -> tuple[int, int]:
+    """Rows, and the most bytes that Python and Arrow held at once; in a process of its own."""
+    told = subprocess.check_output([sys.executable, "-c", PEAK, path], text=True)
+    num_rows, peak = map(int, told.split())
+    return num_rows, peak
+
+
+@pytest.mark.parametrize("kind", ["text", "turns"])
+def test_a_parquet_cell_that_is_repeated_is_decoded_a_few_at_a_time(tmp_path, kind):
+    made = tmp_path / "made.parquet"
+    table = repeated(kind, 1_500, 3_000)
+    pq.write_table(table, made, store_schema=False, dictionary_pagesize_limit=8 * MIB)
+    assert made.stat().st_size < MIB // 4
+    num_rows, peak = peak_of_reading(made)
+    assert num_rows == 4_500
+    assert peak < 300 * MIB
+
+
+def test_parquet_texts_told_by_their_difference_are_decoded_a_few_at_a_time(tmp_path):
+    made = tmp_path / "made.parquet"
+    table = pa.table({"text": ["x" * MIB] * 500})
+    encoding = {"text": "DELTA_BYTE_ARRAY"}
+    pq.write_table(table, made, use_dictionary=False, column_encoding=encoding, write_batch_size=16)
+    num_rows, peak = peak_of_reading(made)
+    assert num_rows == 500
+    assert peak < 300 * MIB
+
+
+def test_a_parquet_row_that_is_too_long_is_not_decoded(tmp_path):
+    long = pa.array([["small"], ["x" * MIB] * 65, ["small"]])
+    pq.write_table(pa.table({"turns": long}), tmp_path / "made.parquet", compression="zstd")
+    rows = read(tmp_path, "rows.parquet", (tmp_path / "made.parquet").read_bytes())
+    assert [value for _, value in rows][::2] == [{"turns": ["small"]}] * 2
+    assert (rows[1][0], rows[1][1].reason) == (1, "too_long")
+    assert rows[1][1].text == f"a row of {65 * MIB:,} bytes"
+
+
+def test_parquet_values_of_every_kind_come_back_as_they_were(tmp_path):
+    table = pa.table(
+        {
+            "text": pa.array(["a", None, "é"]),
+            "large": pa.array(["a", None, ""], pa.large_string()),
+            "view": pa.array(["a", None, "a view of more than twelve bytes"], pa.string_view()),
+            "bytes": pa.array([b"\xff", None, b""]),
+            "kind": pa.array(["a", None, "a"]).dictionary_encode(),
+            "price": pa.array([Decimal("1.50"), None, Decimal(2)], pa.decimal128(5, 2)),
+            "json": pa.array(["{}", None, "[1]"], pa.json_()),
+            "map": pa.array([[("k", "v")], None, []], pa.map_(pa.string(), pa.string())),
+            "pair": pa.array([["a", "b"], None, ["c", None]], pa.list_(pa.string(), 2)),
+            "nested": pa.array([[{"a": [{"b": "c"}]}], None, [{"a": []}]]),
+            "null": pa.nulls(3),
+        }
+    )
+    pq.write_table(table, tmp_path / "made.parquet")
+    rows = read(tmp_path, "rows.parquet", (tmp_path / "made.parquet").read_bytes())
+    assert [value for _, value in rows] == pq.read_table(tmp_path / "made.parquet").to_pylist()
 
 
 @pytest.mark.parametrize("cut", [0, 10, 300])

@@ -65,6 +65,23 @@ def test_an_unknown_format_is_told_with_the_columns_found(dataset):
     assert "datasets[0].columns, or set datasets[0].format" in told
 
 
+def test_hostile_names_and_rows_are_shown_short_and_harmless(dataset):
+    secret = "AKIA" + "Q7ZK2M4XWB5N3RTY"
+    columns = {f"\x1b]0;owned\x07{secret} {n}" + "x" * 1_000: 1 for n in range(50_000)}
+    name = "chats/\x1b[2J" + "y" * 180 + ".jsonl"
+    for rows, told in (
+        ([{secret: 1, **columns}], "AKIA[redacted], \\x1b]0;owned\\x07"),
+        (f"{{\u202e\x1b {secret} {'x' * 10_000}".encode(), "{\\u202e\\x1b AKIA[redacted]"),
+    ):
+        with pytest.raises(DataError) as error:
+            read(dataset, rows, path=name)
+        message = str(error.value)
+        assert told in message
+        assert message.isprintable() and secret not in message
+        assert len(message) < 4_000
+        assert ("… and 49,981 more" in message) == isinstance(rows, list)
+
+
 def test_a_format_that_was_set_is_not_detected(dataset):
     row = {"instruction": "Sort.", "answer": "Done.", "messages": []}
     assert read(dataset, [row], row_format="alpaca") == [

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ct_llm.prepare.clean.template_tokens import has_template_token, neutralise, neutralise_all
+from ct_llm.prepare.clean.conversation import BadRow, Conversation, Message
+from ct_llm.prepare.clean.template_tokens import (
+    has_template_token,
+    may_begin_token,
+    neutralise,
+    neutralise_all,
+)
+from ct_llm.prepare.clean.validate import CleaningRules, check_conversation
 
 TOKENS = [
     "<|im_start|>",
@@ -102,3 +109,26 @@ def test_no_tokenizer_sees_a_token_in_them(real_data: Path) -> None:
         assert structure & set(encoded), token
         safe = tokenizer.encode(neutralise(text), add_special_tokens=False).ids
         assert not structure & set(safe), token
+
+
+OWN = ("<end_of_utterance>", "[|assistant|]", "‹用户>")
+
+
+@pytest.mark.parametrize("token", OWN)
+def test_the_base_models_own_tokens_are_structure_too(token):
+    text = f"so {token}so"
+    assert not has_template_token(text) and has_template_token(text, OWN)
+    assert may_begin_token(text, OWN)
+    assert neutralise(text, OWN) == f"so {token[0]}\u200b{token[1:]}so"
+    assert not has_template_token(neutralise(text, OWN), OWN)
+    assert neutralise_all({"a": [text]}, OWN) == {"a": [neutralise(text, OWN)]}
+
+
+def test_rows_with_them_are_bad():
+    messages: list[Message] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "so ‹用户> says"},
+    ]
+    check_conversation(Conversation(messages), CleaningRules(1_000))
+    with pytest.raises(BadRow, match="template_token"):
+        check_conversation(Conversation(messages), CleaningRules(1_000, special_tokens=OWN))
