@@ -35,7 +35,7 @@ from ct_llm.records import DataFile
 OpenFile = Callable[[str, str, str], Path]
 """(name of the dataset, revision, path) -> the file on this disk."""
 
-VERSION = 2
+VERSION = 3
 """Raise when rows of the same file and rules come out differently."""
 
 BATCH_ROWS = 16_384

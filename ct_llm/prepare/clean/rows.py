@@ -1,15 +1,15 @@
 """From a file to clean rows: read, brought into messages, checked, identified."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
-from ct_llm.prepare.clean.conversation import BadRow, Reason
+from ct_llm.prepare.clean.conversation import BadRow, Conversation, Reason
 from ct_llm.prepare.clean.credentials import redact
 from ct_llm.prepare.clean.files import SourceFile, Unparsable, read_rows
-from ct_llm.prepare.clean.formats import Format, describe_formats, detect_format, reader
+from ct_llm.prepare.clean.formats import Format, Read, describe_formats, detect_format, reader
 from ct_llm.prepare.clean.identity import Identity, Row, identity, messages_json
 from ct_llm.prepare.clean.validate import CleaningRules, check_conversation
 from ct_llm.prepare.one_line import one_line
@@ -65,7 +65,7 @@ def clean_rows(source: DataSource, rules: CleaningRules) -> Iterator[CleanRow | 
         if not first:
             return
         row_format, rows = _detect(source, first), chain(first, rows)
-    read = reader(row_format, source.columns)
+    read = _reader(source, row_format)
     source_column = source.columns.get("source", "source")
 
     for index, value in rows:
@@ -85,6 +85,28 @@ def clean_rows(source: DataSource, rules: CleaningRules) -> Iterator[CleanRow | 
             yield CleanRow(row_id, Row(text, listed, name, file.repo, file.path, index))
 
 
+def _reader(source: DataSource, row_format: Format) -> Read:
+    """Files are merged now and then: with `auto`, a row of another format is read as what it is."""
+    read = reader(row_format, source.columns)
+
+    def read_any(row: Any) -> Conversation:
+        try:
+            return read(row)
+        except BadRow as bad:
+            if bad.reason != "missing_field" or not isinstance(row, dict):
+                raise
+            own = detect_format(_our_names(source, row))
+            if own is None or own == row_format:
+                raise
+            return reader(own, source.columns)(row)
+
+    return read_any if source.format == "auto" else read
+
+
+def _our_names(source: DataSource, columns: Collection[str]) -> set[str]:
+    return {*columns, *(ours for ours, theirs in source.columns.items() if theirs in columns)}
+
+
 def _detect(source: DataSource, first: list[tuple[int, Any]]) -> Format:
     objects = [value for _, value in first if isinstance(value, dict)]
     if not objects and any(isinstance(value, str) for _, value in first):
@@ -96,8 +118,7 @@ def _detect(source: DataSource, first: list[tuple[int, Any]]) -> Format:
             f"per line) or a JSON array of objects; the first row is {shown}"
         )
     columns = {column: None for value in objects for column in value}
-    mapped = [ours for ours, theirs in source.columns.items() if theirs in columns]
-    found = detect_format({*columns, *mapped})
+    found = detect_format(_our_names(source, columns))
     if found is None:
         source.file.refuse(
             f"no known format: columns found {_list_columns(list(columns))}; expected one of "

@@ -204,3 +204,14 @@ def test_tool_calls_nested_deep_do_not_crash(dataset, depth, template_tokens):
         assert found.reason in ("unparsable", "bad_tool_call")
     else:
         assert isinstance(found, CleanRow) == (template_tokens == "neutralise")
+
+
+def test_a_file_of_two_formats_loses_no_row(dataset):
+    """As when somebody merges two shards."""
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    pair = {"prompt": "Which?", "chosen": "This one.", "rejected": "That one."}
+    rows = [*[pair] * 3, *[{"messages": said}] * 5, alpaca(1), {"prompt": "nothing else"}]
+    found = read(dataset, rows)
+    assert [type(row) for row in found] == [CleanRow] * 9 + [RejectedRow]
+    only = read(dataset, rows, "preference")
+    assert [type(row) for row in only] == [CleanRow] * 3 + [RejectedRow] * 7
