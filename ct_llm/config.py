@@ -53,8 +53,7 @@ class BaseModelConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-Format = Literal[
-    "auto",
+RowFormat = Literal[
     "messages",
     "prompt_completion",
     "alpaca",
@@ -64,6 +63,7 @@ Format = Literal[
     "dialogue",
     "text",
 ]
+Format = Literal["auto"] | RowFormat
 
 Duration = Annotated[
     timedelta,

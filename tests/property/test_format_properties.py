@@ -14,13 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ct_llm.config import RowFormat
 from ct_llm.prepare.clean.conversation import BadRow, Conversation, Message
 from ct_llm.prepare.clean.files import SourceFile
-from ct_llm.prepare.clean.formats import Format, detect_format, reader, to_conversation
+from ct_llm.prepare.clean.formats import detect_format, reader
 from ct_llm.prepare.clean.identity import identity
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
 from ct_llm.prepare.clean.template_tokens import has_template_token
 from ct_llm.prepare.clean.validate import check_conversation
+from tests.unit.prepare.clean.one_row import to_conversation
 
 RULES = CleaningRules(max_chars=10_000)
 
@@ -59,7 +61,7 @@ def test_one_conversation_is_the_same_row_in_every_format(turns):
     messages = conversation(turns)
     names = {"user": "human", "assistant": "gpt"}
     told = [{"from": names[m["role"]], "value": m["content"]} for m in messages]
-    written: list[tuple[Format, dict[str, Any]]] = [
+    written: list[tuple[RowFormat, dict[str, Any]]] = [
         ("messages", {"messages": messages}),
         ("messages", {"messages": json.dumps(messages)}),
         (
@@ -124,7 +126,7 @@ def test_calls_are_the_same_row_in_every_writing(asked, calls, tools, answered):
         for n, f in enumerate(functions)
     ]
     parts = [{"type": "tool_call", "value": json.dumps(f)} for f in functions]
-    rows: list[tuple[Format, dict[str, Any]]] = [
+    rows: list[tuple[RowFormat, dict[str, Any]]] = [
         (
             "messages",
             {
@@ -238,7 +240,7 @@ def _any_row(keys: list[str]) -> st.SearchStrategy[Any]:
 
 COLUMNS = ["messages", "conversations", "prompt", "completion", "chosen", "instruction", "output"]
 COLUMNS += ["instances", "history", "utterances", "replies", "message_id", "role", "text", "tools"]
-FORMATS: tuple[Format, ...] = (
+FORMATS: tuple[RowFormat, ...] = (
     "messages",
     "prompt_completion",
     "alpaca",

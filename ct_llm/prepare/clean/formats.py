@@ -2,24 +2,14 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
+from ct_llm.config import RowFormat
 from ct_llm.prepare.clean.conversation import BadRow, Conversation, Message
 from ct_llm.prepare.clean.oasst import best_thread
 from ct_llm.prepare.clean.plain_text import cut_text
 from ct_llm.prepare.clean.tool_calls import number_calls, read_tools
 from ct_llm.prepare.clean.turns import SPEAKERS, TurnKeys, holds_turns, read_turns, text
-
-Format = Literal[
-    "messages",
-    "prompt_completion",
-    "alpaca",
-    "sharegpt",
-    "preference",
-    "oasst",
-    "dialogue",
-    "text",
-]
 
 _CONVERSATIONS = ("conversations", "conversation")
 _UTTERANCES = ("utterances", "dialogue", "dialog")
@@ -27,7 +17,7 @@ _ANSWERS = ("output", "response", "completion")
 _COMPLETIONS = ("completion", "response")
 _CHOSEN = ("chosen", "chosen_messages")
 
-COLUMNS: dict[Format, tuple[tuple[str, ...], ...]] = {
+COLUMNS: dict[RowFormat, tuple[tuple[str, ...], ...]] = {
     "oasst": (("message_tree_id", "message_id"),),
     "preference": (_CHOSEN,),
     "messages": (("messages",),),
@@ -41,7 +31,7 @@ COLUMNS: dict[Format, tuple[tuple[str, ...], ...]] = {
 taken, so the more telling ones come first."""
 
 
-def detect_format(columns: Collection[str]) -> Format | None:
+def detect_format(columns: Collection[str]) -> RowFormat | None:
     """The format whose columns are all there; none when no format fits."""
     for name, groups in COLUMNS.items():
         if all(any(column in columns for column in group) for group in groups):
@@ -62,7 +52,7 @@ def describe_formats() -> str:
 Read = Callable[[Any], Conversation]
 
 
-def reader(row_format: Format, columns: Mapping[str, str] | None = None) -> Read:
+def reader(row_format: RowFormat, columns: Mapping[str, str] | None = None) -> Read:
     """A function from a row to its conversation, whose order and text are not yet checked.
 
     columns: our name -> the file's, of columns and of the keys of turns. The function raises BadRow:
@@ -88,12 +78,7 @@ def reader(row_format: Format, columns: Mapping[str, str] | None = None) -> Read
     return read
 
 
-def to_conversation(row: Any, row_format: Format) -> Conversation:
-    """One row, its columns under the usual names."""
-    return reader(row_format)(row)
-
-
-def _turn_keys(row_format: Format, columns: Mapping[str, str]) -> TurnKeys:
+def _turn_keys(row_format: RowFormat, columns: Mapping[str, str]) -> TurnKeys:
     mapped_roles = [columns[name] for name in ("role", "from") if name in columns]
     mapped_texts = [columns[name] for name in ("content", "value") if name in columns]
     role, said, roles = TurnKeys()
@@ -215,7 +200,7 @@ def _text(row: Mapping[str, Any], _: TurnKeys) -> Conversation:
     return Conversation(cut_text(text(_field(row, "text"))))
 
 
-_CONVERTERS: dict[Format, Callable[[Mapping[str, Any], TurnKeys], Conversation]] = {
+_CONVERTERS: dict[RowFormat, Callable[[Mapping[str, Any], TurnKeys], Conversation]] = {
     "messages": _messages,
     "prompt_completion": _prompt_completion,
     "alpaca": _alpaca,

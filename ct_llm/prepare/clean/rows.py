@@ -4,12 +4,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from ct_llm.config import Format, RowFormat
 from ct_llm.prepare.clean.conversation import BadRow, Conversation, Reason
 from ct_llm.prepare.clean.credentials import redact
 from ct_llm.prepare.clean.files import SourceFile, Unparsable, read_rows
-from ct_llm.prepare.clean.formats import Format, Read, describe_formats, detect_format, reader
+from ct_llm.prepare.clean.formats import Read, describe_formats, detect_format, reader
 from ct_llm.prepare.clean.identity import Identity, Row, identity, messages_json
 from ct_llm.prepare.clean.validate import CleaningRules, check_conversation
 from ct_llm.prepare.one_line import one_line
@@ -29,7 +30,7 @@ class DataSource:
     """A file and how the config says to read it."""
 
     file: SourceFile
-    format: Format | Literal["auto"]
+    format: Format
     format_key: str
     """Where the config sets the format, for messages: `datasets[0].format`."""
     default_source: str
@@ -85,7 +86,7 @@ def clean_rows(source: DataSource, rules: CleaningRules) -> Iterator[CleanRow | 
             yield CleanRow(row_id, Row(text, listed, name, file.repo, file.path, index))
 
 
-def _reader(source: DataSource, row_format: Format) -> Read:
+def _reader(source: DataSource, row_format: RowFormat) -> Read:
     """Files are merged now and then: with `auto`, a row of another format is read as what it is."""
     read = reader(row_format, source.columns)
 
@@ -107,7 +108,7 @@ def _our_names(source: DataSource, columns: Collection[str]) -> set[str]:
     return {*columns, *(ours for ours, theirs in source.columns.items() if theirs in columns)}
 
 
-def _detect(source: DataSource, first: list[tuple[int, Any]]) -> Format:
+def _detect(source: DataSource, first: list[tuple[int, Any]]) -> RowFormat:
     objects = [value for _, value in first if isinstance(value, dict)]
     if not objects and any(isinstance(value, str) for _, value in first):
         return "text"

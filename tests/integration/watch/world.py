@@ -4,10 +4,9 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import (
@@ -32,52 +31,10 @@ from ct_llm.sources.source import Source, open_source
 from ct_llm.watch.state import state_after
 from ct_llm.watch.used import Use
 from ct_llm.watch.watch import Past, Watched, watch
+from tests.integration.wire import Wire
 
 NOW = "2026-11-24T16:00:00Z"
 _numbers = itertools.count()
-
-
-class Wire(httpx2.BaseTransport):
-    """Every request of huggingface_hub and the bytes of its answers; can play a bad proxy."""
-
-    def __init__(self) -> None:
-        self._inner = httpx2.HTTPTransport()
-        self.requests: list[str] = []
-        self.num_bytes = 0
-        self.drops_range = False
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        self.requests.append(f"{request.method} {request.url.raw_path.decode()}")
-        if self.drops_range:
-            request.headers.pop("Range", None)
-        response = self._inner.handle_request(request)
-        assert isinstance(response.stream, httpx2.SyncByteStream)
-        response.stream = _Counted(response.stream, self)
-        return response
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def reset(self) -> None:
-        self.requests.clear()
-        self.num_bytes = 0
-
-    def asked(self, part: str) -> int:
-        return sum(part in request for request in self.requests)
-
-
-class _Counted(httpx2.SyncByteStream):
-    def __init__(self, stream: httpx2.SyncByteStream, wire: Wire) -> None:
-        self._stream = stream
-        self._wire = wire
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._stream:
-            self._wire.num_bytes += len(chunk)
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 class Watcher:

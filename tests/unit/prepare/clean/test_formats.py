@@ -3,7 +3,8 @@ import json
 import pytest
 
 from ct_llm.prepare.clean.conversation import BadRow
-from ct_llm.prepare.clean.formats import describe_formats, detect_format, reader, to_conversation
+from ct_llm.prepare.clean.formats import describe_formats, detect_format, reader
+from tests.unit.prepare.clean.one_row import to_conversation
 
 ASKED = {"role": "user", "content": "Sort [3, 1]."}
 ANSWERED = {"role": "assistant", "content": "[1, 3]"}

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from ct_llm.prepare.clean.conversation import BadRow
-from ct_llm.prepare.clean.formats import detect_format, to_conversation
+from ct_llm.prepare.clean.formats import detect_format
+from tests.unit.prepare.clean.one_row import to_conversation
 
 
 def node(name: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
+from ct_llm.config import Format
 from ct_llm.errors import DataError
 from ct_llm.prepare.clean.files import SourceFile
-from ct_llm.prepare.clean.formats import Format
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, RejectedRow, clean_rows
 from tests.unit.prepare.dataset_on_disk import REPO, DatasetOnDisk, alpaca
 
@@ -16,7 +16,7 @@ RULES = CleaningRules(max_chars=1_000)
 def read(
     dataset: DatasetOnDisk,
     rows: Iterable[Any] | bytes,
-    row_format: Format | Literal["auto"] = "auto",
+    row_format: Format = "auto",
     path: str = "chats/june.jsonl",
     columns: Mapping[str, str] | None = None,
     rules: CleaningRules = RULES,

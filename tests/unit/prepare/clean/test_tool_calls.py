@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from ct_llm.prepare.clean.conversation import BadRow
-from ct_llm.prepare.clean.formats import to_conversation
+from tests.unit.prepare.clean.one_row import to_conversation
 
 ARGUMENTS = {"city": "Oslo", "days": [1, 2]}
 FUNCTION = {"name": "weather", "arguments": ARGUMENTS}

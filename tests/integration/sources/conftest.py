@@ -1,0 +1,3 @@
+from tests.integration.wire import api, wire
+
+__all__ = ["api", "wire"]
