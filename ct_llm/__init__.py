@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         rollback,
         validate_new_model,
     )
+    from ct_llm.comparison import Comparison, Evaluation
     from ct_llm.config import CTConfig, load_config
     from ct_llm.pipeline import run_cycle
     from ct_llm.records import GateDecision
@@ -25,6 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CTConfig",
+    "Comparison",
+    "Evaluation",
     "GateDecision",
     "check_for_retraining_trigger",
     "compare",
@@ -38,6 +41,8 @@ __all__ = [
 
 _HOMES = {
     "CTConfig": "ct_llm.config",
+    "Comparison": "ct_llm.comparison",
+    "Evaluation": "ct_llm.comparison",
     "GateDecision": "ct_llm.records",
     "load_config": "ct_llm.config",
     "run_cycle": "ct_llm.pipeline",

@@ -3,36 +3,30 @@
 Adapters are named by a local folder, or by `owner/name` or `owner/name@revision` on the Hub.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ct_llm.adapter_names import NamedAdapter, base_of, find_adapter
+from ct_llm.comparison import Comparison, Evaluation
 from ct_llm.config import (
     BaseModelConfig,
     CTConfig,
     EvaluateConfig,
     GateConfig,
     HubConfig,
-    NewestConfig,
     WatchConfig,
     load_config,
     validate,
 )
 from ct_llm.cycle import Cycle
 from ct_llm.cycle_dir import CycleDir
-from ct_llm.errors import AdapterError, DataError, InputError
+from ct_llm.errors import DataError, InputError
 from ct_llm.hub.client import fetch_base_model, hub_api
 from ct_llm.pipeline import check_target, look
-from ct_llm.records import (
-    CycleSummary,
-    EvalResult,
-    GateDecision,
-    PromotionRecord,
-    TriggerDecision,
-)
+from ct_llm.records import CycleSummary, GateDecision, PromotionRecord, Side, TriggerDecision
+from ct_llm.scoring import KeepGoing, OnProgress, Scoring
 
 
 def check_for_retraining_trigger(
@@ -55,70 +49,68 @@ def check_for_retraining_trigger(
 
 
 def evaluate(
-    challenger: Path | str,
-    suites: Sequence[str],
+    adapter: Path | str | None,
+    slices: Sequence[str],
     *,
-    champion: Path | str | None = None,
-    base_model: str | None = None,
+    base_model: BaseModelConfig | str | None = None,
     chat_template: Path | None = None,
     limit: int | None = None,
+    config: EvaluateConfig | None = None,
     folder: Path | None = None,
     hub: HubConfig | None = None,
-) -> EvalResult:
-    """Score two adapters of one base item by item; `champion=None` stands for the base model itself.
+    on_progress: OnProgress | None = None,
+    keep_going: KeepGoing | None = None,
+) -> Evaluation:
+    """Score one adapter item by item on some slices; None: the base model itself.
 
-    suites: names of shipped suites or paths of suite files. folder: where `scores.parquet` goes
-    (default: `ct_llm_scores` here); read it with `ct_llm.evaluate.scores.read_scores`. base_model:
-    a Hub id or folder; default: the one that the adapter names. Raises CtError.
+    slices: names of shipped suites or paths of suite files. base_model: a Hub id (`id@revision`) or a
+    folder; default: the one that the adapter names. limit: only the first items of each task. config:
+    how to evaluate (engine, batches, device); its suites, `newest` and limit do not count here. folder:
+    where the files go (default: below `ct_llm_eval` here); `evaluation.parquet` has a row an item.
+    keep_going: asked after every batch; on False the rest is left out, and the bounds say what that
+    leaves open. Raises CtError.
     """
-    return _evaluate(
-        challenger,
-        champion,
-        validate(
-            EvaluateConfig,
-            {"suites": list(suites), "newest": {"enabled": False}, "limit": limit},
-            "evaluate",
-        ),
-        holdout=None,
-        base_model=base_model,
-        chat_template=chat_template,
-        folder=folder or Path("ct_llm_scores"),
-        hub=hub or HubConfig(),
-    )
+    named: dict[Side, NamedAdapter] = {"challenger": find_adapter(adapter, hub or HubConfig())}
+    run = Scoring.prepare(named, slices, base_model, chat_template, limit, config, hub)
+    place = folder or Path("ct_llm_eval") / run.folder_name
+    return run.evaluation(place, on_progress=on_progress, keep_going=keep_going)
 
 
 def compare(
-    challenger: Path | str,
     champion: Path | str | None,
-    suites: Sequence[str],
+    challenger: Path | str | None,
+    slices: Sequence[str],
     *,
-    target: str,
-    base_model: str | None = None,
+    until_decided: bool = False,
+    alpha: float = 0.05,
+    base_model: BaseModelConfig | str | None = None,
     chat_template: Path | None = None,
     limit: int | None = None,
-    gate_config: GateConfig | None = None,
+    config: EvaluateConfig | None = None,
     folder: Path | None = None,
     hub: HubConfig | None = None,
-) -> GateDecision:
-    """`evaluate`, then the gate: every slice a guard but `target`, which must improve.
+    on_progress: OnProgress | None = None,
+    keep_going: KeepGoing | None = None,
+) -> Comparison:
+    """Two adapters of one base on the same items; None stands for the base model itself.
 
-    Raises CtError.
+    Per slice and task: both means, delta (challenger minus champion) with bounds that hold at any
+    time with probability 1 - alpha, wins, losses and ties. until_decided: a slice ends as soon as its
+    bounds exclude zero. Files go below `ct_llm_compare`; `comparison.parquet` has a row an item. The
+    other arguments are those of `evaluate`. Raises CtError.
     """
-    config = (gate_config or GateConfig()).model_copy(update={"target": target})
-    _check_target(config, EvaluateConfig(suites=list(suites), newest=NewestConfig(enabled=False)))
-    with ExitStack() as stack:
-        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ct_llm_")))
-        result = evaluate(
-            challenger,
-            suites,
-            champion=champion,
-            base_model=base_model,
-            chat_template=chat_template,
-            limit=limit,
-            folder=place,
-            hub=hub,
-        )
-        return _gate(config, result, place)
+    if not 0 < alpha < 0.5:
+        raise InputError(f"alpha is a risk between 0 and 0.5, such as 0.05; not {alpha}.")
+    hub = hub or HubConfig()
+    named: dict[Side, NamedAdapter] = {
+        "champion": find_adapter(champion, hub),
+        "challenger": find_adapter(challenger, hub),
+    }
+    run = Scoring.prepare(named, slices, base_model, chat_template, limit, config, hub)
+    place = folder or Path("ct_llm_compare") / run.folder_name
+    return run.comparison(
+        place, alpha, until_decided=until_decided, on_progress=on_progress, keep_going=keep_going
+    )
 
 
 def validate_new_model(
@@ -127,10 +119,12 @@ def validate_new_model(
     test_data: Path | str | Sequence[dict[str, Any]],
     *,
     suites: Sequence[str] = (),
-    base_model: str | None = None,
+    base_model: BaseModelConfig | str | None = None,
     chat_template: Path | None = None,
     gate_config: GateConfig | None = None,
+    config: EvaluateConfig | None = None,
     hub: HubConfig | None = None,
+    on_progress: OnProgress | None = None,
 ) -> GateDecision:
     """Should this adapter replace the champion? True in a condition only for "promote".
 
@@ -138,26 +132,39 @@ def validate_new_model(
     that `prepare` reads. The challenger must give their responses a higher likelihood than the
     champion (slice `newest`: exp(log-likelihood / bytes), between 0 and 1), and may lose at most
     their tolerance on the `suites`. champion_model_path=None stands for the base model itself.
+    Items are scored only until the full evaluation's verdict is certain up to `gate_config.alpha`.
     Raises CtError.
     """
+    from ct_llm.evaluate.suite import load_suites
+    from ct_llm.evaluation import evaluate_until_decided, gate_cycle_files
     from ct_llm.prepare.held_out import write_held_out
 
-    _check_target(gate_config or GateConfig(), EvaluateConfig(suites=list(suites)))
+    gate, hub = gate_config or GateConfig(), hub or HubConfig()
     with tempfile.TemporaryDirectory(prefix="ct_llm_") as temporary:
         folder = Path(temporary)
         num_rows = write_held_out(_rows(test_data), folder / "holdout.parquet")
-        newest = NewestConfig(max_items=max(1, num_rows))
-        result = _evaluate(
-            model_path,
-            champion_model_path,
-            EvaluateConfig(suites=list(suites), newest=newest),
+        chosen = (config or EvaluateConfig()).model_dump()
+        chosen["suites"] = list(suites)
+        chosen["newest"] |= {"enabled": True, "max_items": max(1, num_rows)}
+        evaluation = validate(EvaluateConfig, chosen, "evaluate")
+        loaded = load_suites(evaluation)
+        gate = check_target(gate, evaluation, loaded)
+        challenger = find_adapter(model_path, hub)
+        champion = find_adapter(champion_model_path, hub)
+        base_config = base_of([champion, challenger], base_model, chat_template)
+        result = evaluate_until_decided(
+            evaluation,
+            gate,
+            loaded,
+            base=fetch_base_model(hub_api(hub), base_config),
+            base_config=base_config,
+            adapters={"champion": champion.folder, "challenger": challenger.folder},
+            revisions={"champion": champion.revision, "challenger": challenger.revision},
             holdout=folder / "holdout.parquet",
-            base_model=base_model,
-            chat_template=chat_template,
             folder=folder,
-            hub=hub or HubConfig(),
+            on_progress=on_progress,
         )
-        return _gate(gate_config or GateConfig(), result, folder)
+        return gate_cycle_files(gate, result, folder)
 
 
 def promote(cycle: Path | str, *, config: CTConfig | Path | str | None = None) -> PromotionRecord:
@@ -193,91 +200,6 @@ def rollback(
 
 def _config(config: CTConfig | Path | str) -> CTConfig:
     return config if isinstance(config, CTConfig) else load_config(config)
-
-
-def _check_target(config: GateConfig, evaluation: EvaluateConfig) -> None:
-    """A slice that is not there is said before the evaluation, not after it."""
-    from ct_llm.evaluate.suite import load_suites
-
-    check_target(config.target, evaluation, load_suites(evaluation))
-
-
-def _evaluate(
-    challenger: Path | str,
-    champion: Path | str | None,
-    config: EvaluateConfig,
-    *,
-    holdout: Path | None,
-    base_model: str | None,
-    chat_template: Path | None,
-    folder: Path,
-    hub: HubConfig,
-) -> EvalResult:
-    from ct_llm.evaluate.evaluate import evaluate as evaluate_adapters
-    from ct_llm.evaluate.suite import load_suites
-
-    api = hub_api(hub)
-    challenger_folder, _ = _adapter(challenger, hub)
-    champion_folder, champion_revision = (
-        (None, None) if champion is None else _adapter(champion, hub)
-    )
-    base_config = _base_of(challenger_folder, base_model, chat_template)
-    folder.mkdir(parents=True, exist_ok=True)
-    return evaluate_adapters(
-        config,
-        load_suites(config),
-        base=fetch_base_model(api, base_config),
-        base_config=base_config,
-        challenger=challenger_folder,
-        champion=champion_folder,
-        champion_revision=champion_revision,
-        holdout=holdout,
-        folder=folder,
-    )
-
-
-def _gate(config: GateConfig, result: EvalResult, folder: Path) -> GateDecision:
-    from ct_llm.evaluate.scores import read_scores
-    from ct_llm.gate.gate import gate
-
-    return gate(config, result, read_scores(folder / result.scores_path, result.scores_digest))
-
-
-def _adapter(name: Path | str, hub: HubConfig) -> tuple[Path, str | None]:
-    """Folder and revision (none for a local one) of an adapter."""
-    from ct_llm.hub.adapter_repo import download_adapter
-    from ct_llm.hub.client import resolve_revision
-
-    if Path(name).is_dir():
-        return Path(name), None
-    repo, _, revision = str(name).partition("@")
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise InputError(
-            f"{name}: neither a folder here nor a Hub repo. Give a folder, owner/name or "
-            "owner/name@revision."
-        )
-    api = hub_api(hub)
-    sha = resolve_revision(api, repo, revision or "main", "model")
-    return download_adapter(api, repo, sha), sha
-
-
-def _base_of(adapter: Path, base_model: str | None, chat_template: Path | None) -> BaseModelConfig:
-    # An adapter whose training replaced the template brings it along.
-    own = adapter / "chat_template.jinja"
-    chat_template = chat_template or (own if own.is_file() else None)
-    if base_model is not None:
-        repo, _, revision = base_model.partition("@")
-        return BaseModelConfig(repo=repo, revision=revision or "main", chat_template=chat_template)
-    try:
-        named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        repo, revision = named["base_model_name_or_path"], named.get("revision") or "main"
-        if not isinstance(repo, str) or not isinstance(revision, str):
-            raise TypeError(f"base_model_name_or_path is {repo!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterError(
-            f"{adapter}/adapter_config.json does not name the base model ({error}). Give base_model."
-        ) from None
-    return BaseModelConfig(repo=repo, revision=revision, chat_template=chat_template)
 
 
 def _rows(test_data: Path | str | Sequence[dict[str, Any]]) -> Path | Sequence[dict[str, Any]]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ct_llm.config import CTConfig
+from ct_llm.config import CTConfig, GateConfig
 from ct_llm.cycle_dir import CycleDir, now
 from ct_llm.digests import fingerprint
 from ct_llm.errors import AdapterError, ConfigError, DataError, InputError, SecurityError
@@ -24,6 +24,8 @@ from ct_llm.records import (
     GateDecision,
     PreparedData,
     PromotionRecord,
+    Side,
+    SlicePrefix,
     StepName,
     TrainedAdapter,
 )
@@ -31,6 +33,8 @@ from ct_llm.records import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from ct_llm.evaluation import ScoresAt
+    from ct_llm.hub.anchor import Anchor
     from ct_llm.prepare.overlap.decontaminate import EvalItem
     from ct_llm.watch.used import Use
 
@@ -43,6 +47,8 @@ class Progress:
     text: str
     fraction: float | None = None
     """Of the step, 0 to 1, where it is known."""
+    prefixes: tuple[SlicePrefix, ...] = ()
+    """Of an evaluation: what is scored so far."""
 
 
 Tell = Callable[[Progress], None]
@@ -102,8 +108,8 @@ class Cycle:
 
     def _eval_items(self) -> list["EvalItem"]:
         """Every item of every suite, which no training row may repeat."""
-        from ct_llm.evaluate.items import suite_items
         from ct_llm.evaluate.suite import load_suites
+        from ct_llm.evaluate.tasks.items import suite_items
         from ct_llm.prepare.overlap.decontaminate import EvalItem
 
         if not self.config.prepare.decontamination.enabled:
@@ -112,6 +118,7 @@ class Cycle:
             load_suites(self.config.evaluate),
             cache=cache_folder(self.config),
             api=self.api,
+            dataset_revisions=self.config.evaluate.dataset_revisions,
             on_progress=lambda text: self._say("prepare", text),
         )
         return [EvalItem(*item) for item in found]
@@ -123,7 +130,8 @@ class Cycle:
 
         data, base = self.prepare_output(), self._base_model("train")
         if self.dir.record("train") is None:
-            self._say("train", "checking the evaluation's tasks first", 0.0)
+            self._say("train", "checking the evaluation's tasks and adapters first", 0.0)
+            self._anchor(base)
             check_before_training(
                 self.config.evaluate,
                 load_suites(self.config.evaluate),
@@ -167,8 +175,8 @@ class Cycle:
         return adapter
 
     def evaluate(self) -> EvalResult:
-        from ct_llm.evaluate.evaluate import evaluate
         from ct_llm.evaluate.suite import load_suites, suite_identity
+        from ct_llm.evaluation import evaluate_until_decided
 
         data, adapter, base = (
             self.prepare_output(),
@@ -182,11 +190,46 @@ class Cycle:
                 "base_model.revision, or run the train step again."
             )
         suites = load_suites(self.config.evaluate)
+        gate = self._gate_config()
         champion = self.request.champion
+        anchor = self._anchor(base)
         # A new order for each cycle: nobody can have tuned a challenger on the items that come first.
         seed = fingerprint([self.config.evaluate.order_seed, self.dir.cycle_id])
         config = self.config.evaluate.model_copy(update={"order_seed": int(seed[:8], 16)})
-        self._say("evaluate", f"{len(suites)} suites, champion and challenger on one base", 0.0)
+        against = f", v{anchor.version} as anchor" if anchor else ""
+        self._say(
+            "evaluate", f"{len(suites)} suites, champion and challenger on one base{against}", 0.0
+        )
+
+        def run() -> EvalResult:
+            adapters: dict[Side, Path | None] = {
+                "champion": self._champion_folder(),
+                "challenger": self.dir.path / adapter.path,
+            }
+            revisions: dict[Side, str | None] = {
+                "champion": champion.revision if champion else None,
+                "challenger": None,
+            }
+            if anchor is not None:
+                adapters["anchor"], revisions["anchor"] = anchor.folder, anchor.revision
+            result = evaluate_until_decided(
+                config,
+                gate,
+                suites,
+                base=base,
+                base_config=self.config.base_model,
+                adapters=adapters,
+                revisions=revisions,
+                holdout=self.dir.path / data.holdout_path,
+                folder=self.dir.path,
+                scores=self._scores_at(),
+                on_progress=lambda now: self._tell(
+                    Progress("evaluate", now.text, now.fraction, now.prefixes)
+                ),
+            )
+            self._check_evaluated(result, adapter)
+            return result
+
         result = self.dir.step(
             "evaluate",
             config=config,
@@ -194,44 +237,38 @@ class Cycle:
                 [suite_identity(suite) for suite in suites],
                 adapter.digest,
                 champion.revision if champion else None,
+                anchor.revision if anchor else None,
                 base.revision,
                 self.config.base_model.dtype,
                 _template(self.config),
                 data.digest,
+                # When to stop. What the gate does beside it may change without a new score.
+                gate.model_dump(mode="json", exclude={"num_damaged_items"}),
             ],
             output=EvalResult,
-            run=lambda: evaluate(
-                config,
-                suites,
-                base=base,
-                base_config=self.config.base_model,
-                challenger=self.dir.path / adapter.path,
-                champion=self._champion_folder(),
-                champion_revision=champion.revision if champion else None,
-                holdout=self.dir.path / data.holdout_path,
-                folder=self.dir.path,
-                on_progress=lambda text: self._say("evaluate", text),
-            ),
+            run=run,
         )
         num_items = sum(part.num_items for part in result.slices)
-        self._say("evaluate", f"{num_items:,} items a side in {result.seconds:.0f} s", 1.0)
+        num_scored = sum(part.num_scored for part in result.slices)
+        known = f", {result.num_from_cache:,} scores known before" * (result.num_from_cache > 0)
+        self._say(
+            "evaluate",
+            f"{num_scored:,} of {num_items:,} items a side in {result.seconds:.0f} s{known}",
+            1.0,
+        )
         return result
 
     def gate(self) -> GateDecision:
-        from ct_llm.evaluate.scores import read_scores
-        from ct_llm.gate.gate import gate
+        from ct_llm.evaluation import decide
 
         result = self.dir.output("evaluate", EvalResult)
+        config = self._gate_config()
         decision = self.dir.step(
             "gate",
-            config=self.config.gate,
+            config=config,
             inputs=[result],
             output=GateDecision,
-            run=lambda: gate(
-                self.config.gate,
-                result,
-                read_scores(self.dir.path / result.scores_path, result.scores_digest),
-            ),
+            run=lambda: decide(config, result, self.dir.path),
         )
         self._say("gate", decision.sentence, 1.0)
         return decision
@@ -246,6 +283,13 @@ class Cycle:
             raise SecurityError(
                 f"{self.dir.path}: the gate decided on adapter {decision.challenger_digest[:12]}, "
                 f"but {adapter.digest[:12]} is there now. Run `ct-llm evaluate` and `gate` again."
+            )
+        champion = self.request.champion
+        if decision.champion_revision != (champion.revision if champion else None):
+            raise SecurityError(
+                f"{self.dir.path}: the gate compared with the champion at "
+                f"{decision.champion_revision}, but the cycle's is at "
+                f"{champion.revision if champion else None}. Run `ct-llm evaluate` and `gate` again."
             )
         record = self.dir.step(
             "promote",
@@ -310,9 +354,22 @@ class Cycle:
             summary,
             used=used_files(self.request.data),
             watch=state,
+            more=self._kept_with_entry(decision),
         )
         self.dir.write_outcome(summary)
         return summary
+
+    def _kept_with_entry(self, decision: GateDecision) -> "Callable[[str], dict[str, bytes]]":
+        from ct_llm.evaluation import kept_with_entry
+
+        return kept_with_entry(
+            self.dir.path,
+            self.dir.output("evaluate", EvalResult),
+            decision,
+            self._scores_at(),
+            self.api,
+            texts=self.config.promote.include_samples,
+        )
 
     # ------------------------------------------------------------ what several steps need
 
@@ -349,6 +406,42 @@ class Cycle:
                 )
             self._base = base
         return self._base
+
+    def _anchor(self, base: BaseModelFolder) -> "Anchor | None":
+        from ct_llm.hub.anchor import find_anchor
+
+        return find_anchor(self.api, self.config.gate.anchor, self.request.champion, base)
+
+    def _gate_config(self) -> GateConfig:
+        """With its target named. Raises ConfigError."""
+        from ct_llm.evaluate.suite import load_suites
+        from ct_llm.evaluation import resolved_gate
+
+        evaluation = self.config.evaluate
+        return resolved_gate(self.config.gate, evaluation, load_suites(evaluation))
+
+    def _scores_at(self) -> "ScoresAt":
+        from ct_llm.evaluation import ScoresAt
+
+        return ScoresAt(
+            cache=cache_folder(self.config) / "scores",
+            repo=self.config.adapter_repo if self.config.evaluate.cache_scores else None,
+            hub=self.config.hub,
+        )
+
+    def _check_evaluated(self, result: EvalResult, adapter: TrainedAdapter) -> None:
+        """The adapters that were scored are those of the records. Raises SecurityError."""
+        champion = self.request.champion
+        lineage = champion.lineage if champion else None
+        pairs = [("challenger", result.challenger_digest, adapter.digest)]
+        if lineage is not None:
+            pairs.append(("champion", result.champion_digest or "", lineage.adapter_digest))
+        for side, evaluated, expected in pairs:
+            if evaluated != expected:
+                raise SecurityError(
+                    f"{self.dir.path}: {side} {evaluated[:12]} was evaluated, but it should be "
+                    f"{expected[:12]}. It was changed on this disk; run the steps before again."
+                )
 
     def _champion_folder(self) -> Path | None:
         from ct_llm.hub.adapter_repo import download_adapter

@@ -32,7 +32,7 @@ from ct_llm.records import STEPS, CycleRequest, CycleSummary, Record, StepName
 
 Output = TypeVar("Output", bound=BaseModel)
 
-FORMAT = 1
+FORMAT = 2
 """Raise when a record written before can no longer be read: older cycles are then not resumed."""
 
 

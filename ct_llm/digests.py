@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from ct_llm.errors import AdapterError
+from ct_llm.records import OrderedItem
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -44,3 +46,19 @@ def adapter_digest(folder: Path) -> str:
             "Point at a folder written by PeftModel.save_pretrained with safetensors."
         )
     return fingerprint({name: file_sha256(folder / name) for name in ADAPTER_FILES})
+
+
+def random_order(items: Sequence[OrderedItem], *, order_seed: int) -> list[OrderedItem]:
+    """One random permutation of all items of all slices, from their identities alone.
+
+    Items are sorted by sha256 of the seed, the whole set of items and the item, so the order is the
+    same on every machine and with every version of every library, whatever order they came in. No
+    score has been seen by then, which the gate's statistics rest on.
+    """
+    named = [f"{item.slice}\0{item.item_id}" for item in items]
+    whole = hashlib.sha256("\0".join(sorted(named)).encode()).hexdigest()
+
+    def key(position: int) -> bytes:
+        return hashlib.sha256(f"{order_seed}\0{whole}\0{named[position]}".encode()).digest()
+
+    return [items[position] for position in sorted(range(len(items)), key=key)]

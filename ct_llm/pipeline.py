@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ct_llm import __version__
-from ct_llm.config import CTConfig, DatasetConfig, EvaluateConfig, Suite
+from ct_llm.config import CTConfig, DatasetConfig, EvaluateConfig, GateConfig, Suite
 from ct_llm.cycle import Cycle, Progress, Tell, cache_folder, champion_use, open_files
 from ct_llm.cycle_dir import CycleDir, WorkDir, now, read_record, write_record
 from ct_llm.digests import fingerprint
@@ -349,7 +349,7 @@ def check_before_training(config: CTConfig, suites: Sequence[Suite]) -> None:
 
     Tasks and champion are looked at too, once there is something to train on: see `Cycle.train`.
     """
-    check_target(config.gate.target, config.evaluate, suites)
+    check_target(config.gate, config.evaluate, suites)
     if config.evaluate.newest.enabled and config.prepare.holdout_fraction == 0:
         raise ConfigError(
             "evaluate.newest is enabled, but prepare.holdout_fraction is 0: nothing would be held "
@@ -357,8 +357,13 @@ def check_before_training(config: CTConfig, suites: Sequence[Suite]) -> None:
         )
 
 
-def check_target(target: str, evaluation: EvaluateConfig, suites: Sequence[Suite]) -> None:
-    """Raises ConfigError when the slice that must improve is none of those evaluated."""
-    slices = [suite.slice for suite in suites] + ["newest"] * evaluation.newest.enabled
-    if target not in slices:
-        raise ConfigError(f"gate.target: {target!r} is none of the slices: {', '.join(slices)}.")
+def check_target(
+    gate: GateConfig, evaluation: EvaluateConfig, suites: Sequence[Suite]
+) -> GateConfig:
+    """The gate with its target named; by it, the rule and the decision go.
+
+    Raises ConfigError when what must improve is none of the slices, or two suites say they are it.
+    """
+    from ct_llm.evaluation import resolved_gate
+
+    return resolved_gate(gate, evaluation, suites)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["promote", "reject", "inconclusive"]
 SliceState = Literal["PASS", "FAIL", "UNDECIDED", "NOT_EVALUATED"]
+Side = Literal["champion", "challenger", "anchor"]
+"""An adapter's part in a comparison; anchor: an earlier champion that slow loss is measured against."""
+SIDES: tuple[Side, ...] = ("champion", "challenger", "anchor")
 StepName = Literal["watch", "prepare", "train", "evaluate", "gate", "promote"]
 STEPS: tuple[StepName, ...] = ("watch", "prepare", "train", "evaluate", "gate", "promote")
 
@@ -316,12 +319,29 @@ class TrainedAdapter(Record):
 # ---------------------------------------------------------------- evaluate
 
 
+class OrderedItem(NamedTuple):
+    """A row of the items file: all items of all slices in their one random order."""
+
+    slice: str
+    item_id: str
+    """`<task>/<doc_id>/<first 16 hex of the doc's hash>`: unique within a slice."""
+    task: str
+    cluster: str | None = None
+    """Items of one cluster share a passage; none: the item is its own cluster."""
+
+
+class KnownScore(NamedTuple):
+    """What an earlier evaluation has found for one item and adapter."""
+
+    score: float
+    output: str
+
+
 class ItemScore(Record):
     slice: str
     task: str
     item_id: str
-    """`<task>/<doc_id>/<first 16 hex of the doc's hash>`: unique within a slice."""
-    adapter: Literal["champion", "challenger"]
+    adapter: Side
     score: float
     prompt: str
     output: str
@@ -333,31 +353,68 @@ class SliceScores(Record):
     slice: str
     tasks: tuple[str, ...]
     num_items: int
+    """N: all items, whether scored or not."""
+    num_scored: int
+    """n <= N: the first n items of the slice's order have a score for every side."""
     tolerance: float
+    weight: float = 1.0
     floor: float | None = None
+    alpha: float | None = None
+    """The slice's own risk of a wrong PASS; none: the gate's."""
     score_step: float | None = None
     score_low: float = 0.0
     score_high: float = 1.0
-    order_seed: int
-    """The items' order in the scores file is a random permutation drawn from it before any score."""
-    order_digest: str
+    against_anchor: bool = False
+    """The anchor was scored on this slice too."""
     not_evaluated: str | None = None
     """Why the slice has no scores; a gate never promotes then."""
 
 
+class SlicePrefix(NamedTuple):
+    """What is scored of one slice so far: what a stopping rule looks at."""
+
+    scores: SliceScores
+    champion: tuple[float, ...]
+    """Shape [n]; likewise the challenger's and the anchor's."""
+    challenger: tuple[float, ...]
+    anchor: tuple[float, ...] | None = None
+    champion_rest: tuple[float, ...] | None = None
+    """Shape [N - n]: the champion's cached scores of what is left; none unless all are known."""
+    anchor_rest: tuple[float, ...] | None = None
+    clusters: tuple[str | None, ...] | None = None
+    """Shape [N], of all items in the slice's order, where any has a cluster: known before any score."""
+
+
 class EvalResult(Record):
     slices: tuple[SliceScores, ...]
+    items_path: str
+    """Parquet of OrderedItem, relative to the cycle's folder, written before the first score: all
+    items in one random order, drawn from `order_seed`. A slice's order is the one induced by it."""
+    items_digest: str
+    order_seed: int
     scores_path: str
-    """Parquet of ItemScore, relative to the cycle's folder; slices one after another, in item order."""
+    """Parquet of ItemScore, relative to the cycle's folder; slices one after another, in item order.
+    The champion's and the anchor's may go on beyond the first `num_scored` items, from the cache."""
     scores_digest: str
+    schedule: Literal["slices", "pooled"] = "slices"
+    """slices: a batch of each undecided slice in turn. pooled: batches of the one order."""
+    batch_items: int
+    """Items between two looks of the stopping rule."""
+    stopped: Literal["all", "decided", "budget"] = "all"
+    """all: every item was scored. decided: the rest could not matter. budget: it ran out."""
     challenger_digest: str
     champion_digest: str | None
     """None: the base model itself was the champion."""
     champion_revision: str | None
+    anchor_digest: str | None = None
+    anchor_revision: str | None = None
     base_model: str
     base_revision: str
     seconds: float
-    library_versions: dict[str, str] = {}
+    num_from_cache: int = 0
+    """Scores that were known from an earlier evaluation."""
+    engine: dict[str, str] = {}
+    """What made the scores: engine, dtype, device, and versions of the libraries."""
 
 
 # ---------------------------------------------------------------- gate
@@ -365,7 +422,8 @@ class EvalResult(Record):
 
 class SliceVerdict(Record):
     slice: str
-    role: Literal["guard", "target"]
+    role: Literal["guard", "target", "anchor"]
+    """anchor: a guard against the frozen anchor instead of the champion."""
     state: SliceState
     num_items: int
     num_used: int
@@ -412,6 +470,12 @@ class GateDecision(Record):
     challenger_digest: str
     champion_revision: str | None
     champion_digest: str | None
+    anchor_revision: str | None = None
+    anchor_digest: str | None = None
+    mode: Literal["sequential", "full", "population"] = "sequential"
+    budget_reached: bool = False
+    """Undecided because the evaluation's budget ran out."""
+    items_digest: str = ""
     scores_digest: str
     damaged_items: tuple[DamagedItem, ...] = ()
 

@@ -17,7 +17,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(name, None)
 
-pytest_plugins = ["tests.hub_fixture"]
+pytest_plugins = ["tests.hub_fixture", "tests.real_tasks"]
 
 REAL_DATA = Path(
     os.environ.get("CT_LLM_REAL_DATA", Path(__file__).parents[2] / "shared" / "data")

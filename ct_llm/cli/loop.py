@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer
+from rich.text import Text
 
 from ct_llm import errors
-from ct_llm.cli import show
+from ct_llm.cli import costs, show
 from ct_llm.cli.progress import ShowProgress
 from ct_llm.config import CTConfig, load_config
 from ct_llm.cycle import Cycle
@@ -16,6 +17,7 @@ from ct_llm.hub.client import hub_api
 from ct_llm.pipeline import (
     CycleResult,
     check_before_training,
+    check_target,
     find_cycle,
     keep_state,
     look,
@@ -87,6 +89,9 @@ def plan(config: CTConfig, force: bool, as_json: bool) -> int:
         head = read_head(api, config.adapter_repo)
         found = find_cycle(config, api, head, force=force)
     request, resumed = found.request, found.unfinished is not None
+    known_costs, problem = costs.costs_or_why_not(
+        config.evaluate, suites, config.hub, quiet=as_json
+    )
     if as_json:
         show.as_json(
             {
@@ -95,6 +100,8 @@ def plan(config: CTConfig, force: bool, as_json: bool) -> int:
                 "decision": found.decision,
                 "request": request,
                 "suites": suites,
+                "costs": costs.as_data(known_costs),
+                "costs_unknown": problem,
             }
         )
     else:
@@ -106,9 +113,13 @@ def plan(config: CTConfig, force: bool, as_json: bool) -> int:
         for suite in suites:
             tasks = ", ".join(task.task for task in suite.tasks)
             out.print(f"  {suite.slice}: {tasks} (tolerance {suite.tolerance:g})", markup=False)
-        out.print(
-            f"Target: {config.gate.target} must improve by more than {config.gate.min_gain:g}"
-        )
+        if problem is not None:
+            out.print(Text(f"What the suites cost is unknown: {problem}"), soft_wrap=True)
+        elif known_costs:
+            out.print(costs.table(known_costs, num_adapters=2))
+            out.print(Text(costs.footnote(known_costs, num_adapters=2)), soft_wrap=True)
+        target = check_target(config.gate, config.evaluate, suites).target
+        out.print(f"Target: {target} must improve by more than {config.gate.min_gain:g}")
         does = f"{'go on with' if resumed else 'start'} cycle {request.cycle_id}" if request else ""
         out.print(f"A run would {does or 'start no cycle'}. Nothing was changed.", markup=False)
     return 0 if request else errors.EXIT_NOTHING_TO_DO
@@ -189,16 +200,25 @@ def _code(cycle: Cycle, name: str) -> int:
 
 
 def gate_dry_run(folder: Path, config: Path | None, sets: list[str], as_json: bool) -> int:
-    """The decision with this configuration, written nowhere."""
-    from ct_llm.evaluate.scores import read_scores
-    from ct_llm.gate.gate import gate
+    """What is asked of the scores, and the decision with this configuration; written nowhere."""
+    from ct_llm.evaluate.suite import load_suites
+    from ct_llm.evaluation import gate_cycle_files
+    from ct_llm.gate.sentences import plan_sentence
+    from ct_llm.gate.slice_tests import plan_tests
 
     cycle = _cycle(folder, config, sets, ShowProgress(quiet=True))
     result = cycle.dir.output("evaluate", EvalResult)
-    decision = gate(
-        cycle.config.gate, result, read_scores(folder / result.scores_path, result.scores_digest)
-    )
-    show.as_json(decision) if as_json else show.decision(decision)
+    evaluation = cycle.config.evaluate
+    gate = check_target(cycle.config.gate, evaluation, load_suites(evaluation))
+    decision = gate_cycle_files(gate, result, folder)
+    if as_json:
+        show.as_json(decision)
+        return VERDICT_CODES[decision.verdict]
+    for test in plan_tests(gate, result.slices):
+        typer.echo(plan_sentence(test))
+    show.decision(decision)
+    does = "promote the challenger" if decision else "leave the champion and open a review"
+    typer.echo(f"`ct-llm promote` would {does}. Nothing was written.")
     return VERDICT_CODES[decision.verdict]
 
 

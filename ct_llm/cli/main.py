@@ -38,6 +38,40 @@ OptionalConfig = Annotated[
     typer.Option("--config", "-c", help="Default: the configuration that the cycle was run with."),
 ]
 
+Slices = Annotated[
+    list[str],
+    typer.Option(
+        "--slice", metavar="NAME", help="A shipped suite, or the path of a suite file. Repeatable."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="NAME",
+        help="Base model: owner/name, owner/name@revision or a folder. Default: the adapters' own.",
+    ),
+]
+ChatTemplate = Annotated[
+    Path | None, typer.Option(help="A .jinja file instead of the model's own chat template.")
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Only the first items of each task: this many.", min=1)
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the files. Default: one below this folder.")
+]
+BatchSize = Annotated[
+    str | None, typer.Option(metavar="N", help="Rows per forward pass. Default: auto.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps. Default: auto.")
+]
+Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="URL of another Hub.")]
+Cost = Annotated[
+    bool, typer.Option("--cost", help="Say how many items, requests and tokens; run nothing.")
+]
+
 DEFAULT_CONFIG = Path("ct.yaml")
 INTERRUPTED = 130
 
@@ -237,7 +271,124 @@ def promote(
     _step("promote", cycle, config, sets, as_json)
 
 
+# ---------------------------------------------------------------- looking at slices
+
+
+@app.command("eval")
+def eval_(
+    slices: Slices,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME",
+            help="A folder, owner/name or owner/name@revision. Default, or none: the base itself.",
+        ),
+    ] = None,
+    base: Base = None,
+    chat_template: ChatTemplate = None,
+    limit: Limit = None,
+    out: Out = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    endpoint: Endpoint = None,
+    sets: Sets = [],
+    cost: Cost = False,
+    as_json: Json = False,
+) -> None:
+    """Score one adapter, or the base model itself, on some slices, item by item."""
+    from ct_llm.cli.compare import Options, evaluate
+
+    options = Options.read(
+        sets,
+        slices=slices,
+        base=base,
+        chat_template=chat_template,
+        limit=limit,
+        out=out,
+        batch_size=batch_size,
+        device=device,
+        endpoint=endpoint,
+        cost=cost,
+        as_json=as_json,
+    )
+    raise typer.Exit(evaluate(adapter, options))
+
+
+@app.command()
+def compare(
+    champion: Annotated[
+        str,
+        typer.Argument(
+            help="The older adapter: a folder, owner/name, owner/name@revision; base: the base "
+            "model itself."
+        ),
+    ],
+    challenger: Annotated[str, typer.Argument(help="The newer one, named likewise.")],
+    slices: Slices,
+    samples: Annotated[
+        int, typer.Option(help="Show this many of the most different items.", min=0)
+    ] = 0,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="End a slice once its bounds exclude zero."),
+    ] = False,
+    alpha: Annotated[
+        float, typer.Option(help="Risk that a slice's bounds are wrong, at whatever look.")
+    ] = 0.05,
+    base: Base = None,
+    chat_template: ChatTemplate = None,
+    limit: Limit = None,
+    out: Out = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    endpoint: Endpoint = None,
+    sets: Sets = [],
+    cost: Cost = False,
+    as_json: Json = False,
+) -> None:
+    """Two adapters on the same items: means, delta and its bounds, live. Ctrl-C keeps what is done."""
+    from ct_llm.cli.compare import Options
+    from ct_llm.cli.compare import compare as compare_adapters
+
+    options = Options.read(
+        sets,
+        slices=slices,
+        base=base,
+        chat_template=chat_template,
+        limit=limit,
+        out=out,
+        batch_size=batch_size,
+        device=device,
+        endpoint=endpoint,
+        cost=cost,
+        as_json=as_json,
+    )
+    code = compare_adapters(
+        champion,
+        challenger,
+        options,
+        samples=samples,
+        until_decided=until_decided,
+        alpha=alpha,
+    )
+    raise typer.Exit(code)
+
+
 # ---------------------------------------------------------------- afterwards
+
+
+@app.command()
+def recheck(
+    cycle: Annotated[str, typer.Argument(help="A cycle's folder, or its id in the ledger.")],
+    config: Config = DEFAULT_CONFIG,
+    sets: Sets = [],
+    as_json: Json = False,
+) -> None:
+    """Compute a cycle's verdict anew from its evidence. Exit 0 if it is the same, 40 if not."""
+    from ct_llm.cli.recheck import recheck as check_again
+
+    raise typer.Exit(check_again(cycle, config, sets, as_json))
 
 
 @app.command()

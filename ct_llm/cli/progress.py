@@ -3,14 +3,18 @@
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from ct_llm.cli.live import Line, Lines, table
 from ct_llm.cycle import Progress
 from ct_llm.records import StepName
 
 LINE_EVERY_SECONDS = 5.0
+ALPHA = 0.05
+"""Of the bounds in the table. The gate decides by its own."""
 
 
 class ShowProgress:
@@ -18,7 +22,6 @@ class ShowProgress:
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet)
-        self._live = self._console.is_terminal and not quiet
         self._bars = Bars(
             TextColumn("{task.fields[mark]} {task.description:<9}"),
             BarColumn(bar_width=20),
@@ -26,12 +29,19 @@ class ShowProgress:
             TextColumn("{task.fields[text]}", markup=False),
             console=self._console,
         )
+        self._lines = Lines(ALPHA)
+        self._rows: list[Line] = []
+        self._live = (
+            Live(get_renderable=self._render, console=self._console)
+            if self._console.is_terminal and not quiet
+            else None
+        )
         self._tasks: dict[StepName, TaskID] = {}
         self._last_line = 0.0
 
     def __enter__(self) -> "ShowProgress":
-        if self._live:
-            self._bars.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
@@ -40,16 +50,25 @@ class ShowProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live:
-            self._bars.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        if self._live:
+        if self._live is not None:
             self._draw(progress)
+            self._live.refresh()
         else:
             self._write(progress)
 
+    def _render(self) -> Group:
+        """The bars, and below them the slices that are being scored."""
+        if not self._rows:
+            return Group(self._bars)
+        return Group(self._bars, table(self._rows, ALPHA, self._console.width))
+
     def _draw(self, progress: Progress) -> None:
+        if progress.prefixes:
+            self._rows = self._lines.update(progress.prefixes)
         done = progress.fraction == 1.0
         task = self._tasks.get(progress.step)
         if task is None:
@@ -64,6 +83,8 @@ class ShowProgress:
         )
         if done:
             self._bars.stop_task(task)
+            # The decision that follows has the final ones.
+            self._rows = []
 
     def _write(self, progress: Progress) -> None:
         """Beginnings and ends always; what lies between at most every few seconds."""

@@ -16,7 +16,17 @@ from rich.text import Text
 
 from ct_llm.config import CTConfig
 from ct_llm.durations import say_duration
-from ct_llm.records import CycleSummary, DataReport, GateDecision, SliceState, TriggerDecision
+from ct_llm.records import (
+    CycleSummary,
+    DataReport,
+    GateDecision,
+    SliceState,
+    SliceVerdict,
+    TriggerDecision,
+)
+
+WIDTH_WITH_BOUNDS = 100
+"""Columns of a terminal that has room for them; the sentence below the table says the decisive ones."""
 
 STYLES = {
     "promote": "bold green",
@@ -41,6 +51,13 @@ STATES: dict[SliceState, str] = {
 
 def console() -> Console:
     return Console(highlight=False)
+
+
+def visible(text: str, max_chars: int = 200) -> str:
+    """Other people's text on one line: a terminal shows all of it and obeys none of it."""
+    from ct_llm.prepare.one_line import one_line
+
+    return one_line(text, max_chars)
 
 
 @contextmanager
@@ -87,25 +104,27 @@ def reasons(decision: TriggerDecision) -> None:
 
 def decision(decided: GateDecision) -> None:
     out = console()
-    out.print(slices(decided))
+    out.print(slices(decided, with_bounds=out.width >= WIDTH_WITH_BOUNDS))
     out.print(Text(decided.sentence, style=STYLES[decided.verdict]))
 
 
-def slices(decided: GateDecision) -> Table:
-    """One line a slice; the mean of the guards stands below, for what it is worth."""
+def slices(decided: GateDecision, *, with_bounds: bool = True) -> Table:
+    """One line a test; the mean of the guards stands below, for what it is worth."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("slice", no_wrap=True)
-    for name in ("items", "champion", "challenger", "delta", "needed"):
+    bounds = ["bounds"] * with_bounds
+    for name in ("items", "champion", "challenger", "delta", *bounds, "needed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for verdict in decided.slices:
         relation = ">" if verdict.strict else "≥"
         table.add_row(
-            f"{verdict.slice} (target)" if verdict.role == "target" else verdict.slice,
-            str(verdict.num_items),
+            verdict.slice if verdict.role == "guard" else f"{verdict.slice} ({verdict.role})",
+            _items(verdict),
             mean(verdict.champion_mean, verdict.in_percent),
             mean(verdict.challenger_mean, verdict.in_percent),
             change(verdict.delta, verdict.in_percent),
+            *[_bounds(verdict)] * with_bounds,
             f"{relation} {change(verdict.threshold, verdict.in_percent)}",
             Text(STATES[verdict.state], style=STYLES[verdict.state]),
         )
@@ -122,6 +141,21 @@ def slices(decided: GateDecision) -> Table:
             style="dim",
         )
     return table
+
+
+def _items(verdict: SliceVerdict) -> str:
+    """How many were scored, and of how many where they were not all needed."""
+    if verdict.num_used == verdict.num_items:
+        return f"{verdict.num_items:,}"
+    return f"{verdict.num_used:,}/{verdict.num_items:,}"
+
+
+def _bounds(verdict: SliceVerdict) -> str:
+    """Of delta over all items; once all are scored, delta is what it is."""
+    if verdict.delta is None or verdict.num_used == verdict.num_items:
+        return ""
+    low, high = (change(bound, verdict.in_percent) for bound in (verdict.lower, verdict.upper))
+    return f"[{low}, {high}]"
 
 
 def amount(value: float | None, unit: str) -> str:

@@ -1,35 +1,39 @@
-"""The step `evaluate`: two adapters to one score for each item and adapter.
+"""The step `evaluate`: adapters to one score for each item and adapter.
 
-Nothing is decided here. What the gate needs to be right is prepared: every item has a score for
-both adapters, made from the same prompt, and the items stand in an order that was drawn before the
-first score, without which the gate's statistics would not hold.
+Nothing is decided here. What the gate needs to be right is prepared: every item that is looked at
+has a score for every side, made from the same prompt, and the items come in an order that was drawn
+before the first score, without which the gate's statistics would not hold. When enough is scored is
+said by a rule that is handed in.
+
+    <folder>/items.parquet     all items in their order, written before the first score
+    <folder>/journal/          finished batches, while it runs: a kill costs one batch at most
+    <folder>/scores.parquet    all scores, written at the end
 """
 
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ct_llm.config import BaseModelConfig, EvaluateConfig, Suite
-from ct_llm.digests import adapter_digest, file_sha256, fingerprint
-from ct_llm.errors import InputError
-from ct_llm.evaluate.holdout_task import HeldOutRow, newest_suite, read_holdout
-from ct_llm.evaluate.sandbox import sandbox_problem
-from ct_llm.evaluate.scores import random_order, write_scores
+from ct_llm.digests import adapter_digest, file_sha256, random_order
+from ct_llm.errors import SecurityError
+from ct_llm.evaluate.batch import BatchScorer
+from ct_llm.evaluate.journal import Journal, Scores
+from ct_llm.evaluate.known_scores import Keys, read_known, write_new
+from ct_llm.evaluate.loop import Loop, Stopping
+from ct_llm.evaluate.plan import MIN_SHARE, Plan, Schedule, idle_ranks
+from ct_llm.evaluate.prefix import ScorePrefix
+from ct_llm.evaluate.progress import EvaluateProgress
+from ct_llm.evaluate.ranks import Ranks
+from ct_llm.evaluate.score_store import ScoreStore
+from ct_llm.evaluate.scores import write_items, write_scores
+from ct_llm.evaluate.slices import EvalSlice, loaded_tasks, ready_slices
+from ct_llm.evaluate.tasks.holdout_task import HeldOutRow, read_holdout
 from ct_llm.hub.client import BaseModelFolder
-from ct_llm.records import EvalResult, ItemScore, SliceScores
+from ct_llm.records import SIDES, EvalResult, ItemScore, OrderedItem, Side
 
-if TYPE_CHECKING:
-    from ct_llm.evaluate.engine import PairEngine
-    from ct_llm.evaluate.tasks import EvalTask
-
-SCORES = "scores.parquet"
-LIBRARIES = ("lm_eval", "torch", "transformers", "peft", "datasets")
-Say = Callable[[str], None]
+ITEMS, SCORES = "items.parquet", "scores.parquet"
 
 
 def evaluate(
@@ -38,69 +42,115 @@ def evaluate(
     *,
     base: BaseModelFolder,
     base_config: BaseModelConfig,
-    challenger: Path,
-    champion: Path | None,
-    champion_revision: str | None,
-    holdout: Path | None,
+    adapters: Mapping[Side, Path | None],
+    revisions: Mapping[Side, str | None] | None = None,
+    holdout: Path | None = None,
     folder: Path,
-    on_progress: Say | None = None,
+    schedule: Schedule = "slices",
+    stopping: Stopping | None = None,
+    store: ScoreStore | None = None,
+    cached_sides: Collection[Side] = (),
+    on_progress: Callable[[EvaluateProgress], None] | None = None,
 ) -> EvalResult:
-    """Score champion and challenger on every suite and on the held-out newest rows.
+    """Score one to three adapters on every suite and on the held-out newest rows.
 
-    challenger, champion: adapter folders; champion=None: the base model itself. holdout: parquet
-    with `row_id` and `messages` (JSON). Writes `folder/scores.parquet` whole at the end (read it
-    with `scores.read_scores`) and returns what the gate must know beside it. The scores are
-    lm-eval's own, item for item.
+    adapters: folders by side; None for the base model itself. The anchor is scored on the suites
+    alone. holdout: parquet with `row_id` and `messages` (JSON). stopping: asked after every batch
+    which slices need more items; None: all are scored. store: new scores go there, and those of
+    `cached_sides` that it knows are not made again. The scores are lm-eval's own, item for item.
+
+    The same inputs give the same two files, byte for byte: killed and started again on the same
+    folder it goes on from the last finished batch, and under `accelerate launch` the ranks share
+    every batch (all of them call this alike; the first alone writes and asks). A budget in seconds
+    is the exception. Return what the gate must know beside the files.
 
     Raises AdapterError (broken, without effect, of another base), InputError (suite, task, metric,
-    template), HubNotFoundError and HubUnavailableError (a task's dataset), SecurityError (a task
-    that would run generated code unprotected), StepFailedError (out of memory), StorageError.
+    template, scores that are NaN), HubNotFoundError and HubUnavailableError (a task's dataset),
+    SecurityError (a task that would run generated code unprotected; an adapter that was changed
+    meanwhile), StepFailedError (out of memory), StorageError.
     """
-    clock, say = time.monotonic(), on_progress or (lambda _: None)
-    challenger_digest = adapter_digest(challenger)
-    champion_digest = None if champion is None else adapter_digest(champion)
+    clock, ranks = time.monotonic(), Ranks.here()
+    tell = on_progress if on_progress is not None and ranks.is_first else _silent
+    digests: dict[Side, str | None] = {
+        side: None if path is None else adapter_digest(path) for side, path in adapters.items()
+    }
+    scored = _without_double(adapters, digests)
     rows = _newest_rows(config, holdout)
 
     # Read by OpenMP when torch is loaded: threads that spin while they wait make a busy machine crawl.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from ct_llm.evaluate.engine import PairEngine
-    from ct_llm.evaluate.holdout_task import newest_task
+    from ct_llm.evaluate.engine.engine import open_engine
 
-    engine = PairEngine.load(
-        base,
-        base_config,
-        challenger=challenger,
-        champion=champion,
-        device=config.device,
-        batch_size=config.batch_size,
-    )
-    slices: list[SliceScores] = []
-    scores: list[ItemScore] = []
-    # Everything is loaded and checked before the first score: a wrong name costs seconds, not hours.
-    with _loaded(config, suites, engine, say) as ready:
-        if config.newest.enabled:
-            newest = newest_suite(config.newest.tolerance)
-            reason = None if rows else "no held-out rows: nothing new was kept out of training"
-            ready.append((newest, [newest_task(rows, engine)] if rows else [], reason))
-        for suite, tasks, reason in ready:
-            part, part_scores = _score_slice(
-                suite, tasks, reason, engine=engine, order_seed=config.order_seed, say=say
+    engine = open_engine(config, base, base_config, scored)
+    _check_unchanged(adapters, digests)
+    with ready_slices(config, suites, rows, engine, tell) as slices:
+        items = random_order(
+            [item for part in slices.values() for item in part.items()],
+            order_seed=config.order_seed,
+        )
+        keys = Keys(slices, digests, base.revision, engine.identity())
+        decisive = [keys.identity(), items, config.batch_items, config.batch_size]
+        journal = ranks.from_first(lambda: Journal(folder, [*decisive, sorted(cached_sides)]))
+
+        def begin() -> Scores:
+            write_items(folder / ITEMS, items)
+            known = journal.known()
+            if known is None:
+                known = read_known(store, keys, cached_sides)
+                journal.begin(known)
+            return known
+
+        known = ranks.from_first(begin)
+        plan = Plan(items, slices=list(slices), schedule=schedule, batch_items=config.batch_items)
+        scorer = BatchScorer(slices, engine, known, ranks, config.batch_items)
+        if (idle := idle_ranks(config.batch_items, ranks.size)) > 0:
+            tell(
+                EvaluateProgress(
+                    f"{idle} of {ranks.size} processes have nothing to do: set evaluate.batch_items "
+                    f"to {MIN_SHARE * ranks.size} or more"
+                )
             )
-            slices.append(part)
-            scores.extend(part_scores)
+        prefixes = {name: _prefix(part, plan, known) for name, part in slices.items()}
+        loop = Loop(config, plan, prefixes, scorer, journal, ranks, stopping=stopping, tell=tell)
+        stopped = loop.run()
 
-    write_scores(folder / SCORES, scores)
+        def finish() -> tuple[str, str, int]:
+            _check_unchanged(adapters, digests)
+            found = [
+                score
+                for name, part in slices.items()
+                for score in _rows(plan.order(name), prefixes[name], part, scorer, loop.scores)
+            ]
+            write_scores(folder / SCORES, found)
+            write_new(store, keys, items, known, loop.scores)
+            journal.remove()
+            num_known = sum(
+                score.adapter in known.get((score.slice, score.item_id), {}) for score in found
+            )
+            return file_sha256(folder / ITEMS), file_sha256(folder / SCORES), num_known
+
+        items_digest, scores_digest, num_from_cache = ranks.from_first(finish)
+    revisions = revisions or {}
     return EvalResult(
-        slices=tuple(slices),
+        slices=tuple(prefix.slice_scores() for prefix in prefixes.values()),
+        items_path=ITEMS,
+        items_digest=items_digest,
+        order_seed=config.order_seed,
         scores_path=SCORES,
-        scores_digest=file_sha256(folder / SCORES),
-        challenger_digest=challenger_digest,
-        champion_digest=champion_digest,
-        champion_revision=champion_revision,
+        scores_digest=scores_digest,
+        schedule=schedule,
+        batch_items=config.batch_items,
+        stopped=stopped,
+        challenger_digest=digests.get("challenger") or (keys.adapters.get("challenger", "")),
+        champion_digest=digests.get("champion"),
+        champion_revision=revisions.get("champion"),
+        anchor_digest=digests.get("anchor"),
+        anchor_revision=revisions.get("anchor"),
         base_model=base.repo,
         base_revision=base.revision,
         seconds=round(time.monotonic() - clock, 3),
-        library_versions={name: version(name) for name in LIBRARIES},
+        num_from_cache=num_from_cache,
+        engine=engine.identity(),
     )
 
 
@@ -110,19 +160,37 @@ def check_before_training(
     *,
     base: BaseModelFolder,
     champion: Path | None,
-    on_progress: Say | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> None:
     """Load every task with its documents, and look at the champion: what is wrong is said now.
 
     A misspelt task or a champion of another base costs seconds here, and would cost the training
     if `evaluate` found it. Raises as `evaluate` does.
     """
-    from ct_llm.evaluate.adapter_check import check_adapter
+    from ct_llm.evaluate.engine.adapter_check import check_adapter
 
     if champion is not None:
         check_adapter("champion", champion, base)
-    with _loaded(config, suites, None, on_progress or (lambda _: None)):
-        pass
+    with loaded_tasks(config, suites) as loaded:
+        for suite, tasks, problem in loaded:
+            if on_progress is not None:
+                on_progress(f"{suite.slice}: {problem or ', '.join(task.name for task in tasks)}")
+
+
+def _silent(_: EvaluateProgress) -> None:
+    pass
+
+
+def _without_double(
+    adapters: Mapping[Side, Path | None], digests: Mapping[Side, str | None]
+) -> dict[Side, Path | None]:
+    """An anchor that is the champion is not scored a second time."""
+    double = "champion" in adapters and digests.get("anchor") == digests["champion"]
+    return {
+        side: adapters[side]
+        for side in SIDES
+        if side in adapters and not (side == "anchor" and double)
+    }
 
 
 def _newest_rows(config: EvaluateConfig, holdout: Path | None) -> list[HeldOutRow]:
@@ -132,90 +200,48 @@ def _newest_rows(config: EvaluateConfig, holdout: Path | None) -> list[HeldOutRo
     return read_holdout(holdout, min(limits))
 
 
-@contextmanager
-def _loaded(
-    config: EvaluateConfig, suites: Sequence[Suite], engine: "PairEngine | None", say: Say
-) -> Iterator[list[tuple[Suite, list["EvalTask"], str | None]]]:
-    """Each suite with its tasks, or with the reason why it is not evaluated.
-
-    engine: None where only the tasks themselves are to be checked.
-    """
-    from ct_llm.evaluate.tasks import load_tasks
-
-    with tempfile.TemporaryDirectory(prefix="ct_llm_items_") as cache:
-        ready: list[tuple[Suite, list[EvalTask], str | None]] = []
-        for suite in suites:
-            problem = sandbox_problem() if suite.executes_code else None
-            if problem is not None:
-                ready.append((suite, [], f"it runs generated code, and {problem}"))
-                continue
-            tasks = load_tasks(suite, config.limit, Path(cache))
-            if engine is not None:
-                for task in tasks:
-                    engine.check(task)
-            say(f"{suite.slice}: {', '.join(task.name for task in tasks)}")
-            ready.append((suite, tasks, None))
-        yield ready
+def _check_unchanged(
+    adapters: Mapping[Side, Path | None], digests: Mapping[Side, str | None]
+) -> None:
+    """What is promoted later is what was scored."""
+    for side, path in adapters.items():
+        if path is not None and adapter_digest(path) != digests[side]:
+            raise SecurityError(
+                f"{side} {path} was changed while it was evaluated, so its scores are of other "
+                "weights. Find out what writes there, then run the same command again."
+            )
 
 
-def _score_slice(
-    suite: Suite,
-    tasks: Sequence["EvalTask"],
-    not_evaluated: str | None,
-    *,
-    engine: "PairEngine",
-    order_seed: int,
-    say: Say,
-) -> tuple[SliceScores, list[ItemScore]]:
-    from ct_llm.evaluate.engine import SIDES
-    from ct_llm.evaluate.samples import Scored, check_same_prompts, read_samples
+def _prefix(part: EvalSlice, plan: Plan, known: Scores) -> ScorePrefix:
+    name = part.suite.slice
+    earlier: dict[Side, dict[str, float]] = {side: {} for side in part.sides}
+    for (slice_name, item_id), sides in known.items():
+        if slice_name == name:
+            for side, found in sides.items():
+                earlier[side][item_id] = found.score
+    return ScorePrefix(part.scores(), plan.order(name), part.sides, earlier)
 
-    item_ids = {task.name: task.item_ids() for task in tasks}
-    all_ids = [item for ids in item_ids.values() for item in ids]
-    order = random_order(all_ids, order_seed=order_seed, slice_name=suite.slice)
-    if not_evaluated is not None:
-        say(f"{suite.slice}: not evaluated: {not_evaluated}")
 
-    scored: dict[tuple[str, str], Scored] = {}
-    for task in tasks:
-        by_side: dict[str, dict[str, Scored]] = {}
-        for side in SIDES:
-            by_side[side] = read_samples(task.name, engine.score(task, side), task.config, suite)
-            if by_side[side].keys() != set(item_ids[task.name]):
-                raise InputError(
-                    f"task {task.name}: lm-eval scored other items than the task holds. Its documents "
-                    "must not depend on chance."
+def _rows(
+    order: Sequence[OrderedItem],
+    prefix: ScorePrefix,
+    part: EvalSlice,
+    scorer: BatchScorer,
+    scores: Scores,
+) -> Iterator[ItemScore]:
+    """All sides' scores of the prefix; beyond it those that were known, but the challenger's."""
+    num_scored = prefix.slice_scores().num_scored
+    for position, item in enumerate(order):
+        place = item.slice, item.item_id
+        found = scores[place] if position < num_scored else scorer.known.get(place, {})
+        for side in part.sides:
+            if side in found and (position < num_scored or side != "challenger"):
+                yield ItemScore(
+                    slice=item.slice,
+                    task=item.task,
+                    item_id=item.item_id,
+                    adapter=side,
+                    score=found[side].score,
+                    prompt=scorer.prompt(item),
+                    output=found[side].output,
                 )
-            scored.update({(side, item): outcome for item, outcome in by_side[side].items()})
-            done = sum(1 for key in scored if key[0] == side)
-            say(f"{suite.slice}: {side} {done}/{len(order)} items")
-        check_same_prompts(task.name, by_side["champion"], by_side["challenger"])
-
-    task_of = {item: name for name, ids in item_ids.items() for item in ids}
-    scores = [
-        ItemScore(
-            slice=suite.slice,
-            task=task_of[item],
-            item_id=item,
-            adapter=side,
-            score=scored[side, item].score,
-            prompt=scored[side, item].prompt,
-            output=scored[side, item].output,
-        )
-        for item in order
-        for side in SIDES
-    ]
-    part = SliceScores(
-        slice=suite.slice,
-        tasks=tuple(task.name for task in tasks) or tuple(task.task for task in suite.tasks),
-        num_items=len(order),
-        tolerance=suite.tolerance,
-        floor=suite.floor,
-        score_step=suite.score_step,
-        score_low=suite.score_low,
-        score_high=suite.score_high,
-        order_seed=order_seed,
-        order_digest=fingerprint(order),
-        not_evaluated=not_evaluated,
-    )
-    return part, scores

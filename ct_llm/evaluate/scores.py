@@ -1,9 +1,9 @@
-"""The scores file: one row an item and adapter, in the order that the gate must read them in."""
+"""The two files of an evaluation: the items in their random order, and their scores."""
 
 import io
-from collections.abc import Sequence
-from hashlib import sha256
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +11,17 @@ import pyarrow.parquet as pq
 from ct_llm.cycle_dir import write_atomically
 from ct_llm.digests import file_sha256
 from ct_llm.errors import InputError
-from ct_llm.records import ItemScore
+from ct_llm.records import ItemScore, OrderedItem
 
-SCHEMA = pa.schema(
+ITEMS_SCHEMA = pa.schema(
+    [
+        pa.field("slice", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("cluster", pa.string()),
+    ]
+)
+SCORES_SCHEMA = pa.schema(
     [
         pa.field("slice", pa.string(), nullable=False),
         pa.field("task", pa.string(), nullable=False),
@@ -26,40 +34,43 @@ SCHEMA = pa.schema(
 )
 
 
-def random_order(item_ids: Sequence[str], *, order_seed: int, slice_name: str) -> list[str]:
-    """The items in one random permutation, from their identities alone: no score has been seen.
-
-    Items are sorted by sha256 of seed, slice, the whole set of items and the item, so the order is
-    the same on every machine and with every version of every library, whatever order they came in.
-    """
-    whole = sha256("\0".join(sorted(item_ids)).encode()).hexdigest()
-
-    def key(item_id: str) -> bytes:
-        return sha256(f"{order_seed}\0{slice_name}\0{whole}\0{item_id}".encode()).digest()
-
-    return sorted(item_ids, key=key)
+def write_items(path: Path, items: Sequence[OrderedItem]) -> None:
+    """Every item of every slice, in the one random order. Raises StorageError."""
+    _write(path, [item._asdict() for item in items], ITEMS_SCHEMA)
 
 
-def write_scores(path: Path, scores: Sequence[ItemScore]) -> None:
+def read_items(path: Path, digest: str | None = None) -> list[OrderedItem]:
+    """In file order. `digest`: the sha256 that the file must have. Raises InputError."""
+    return [OrderedItem(**row) for row in _read(path, digest, ITEMS_SCHEMA, "items")]
+
+
+def write_scores(path: Path, scores: Iterable[ItemScore]) -> None:
     """All of it or nothing. Raises StorageError."""
-    # Generated text may hold half a surrogate pair, which no UTF-8 file can.
-    rows = [
-        {
-            key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for key, value in score.model_dump().items()
-        }
-        for score in scores
-    ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="zstd")
-    write_atomically(path, buffer.getvalue())
+    _write(path, [score.model_dump() for score in scores], SCORES_SCHEMA)
 
 
 def read_scores(path: Path, digest: str | None = None) -> list[ItemScore]:
-    """Every row in file order. `digest`: the sha256 that the file must have.
+    """Every row in file order. `digest`: the sha256 that the file must have. Raises InputError."""
+    return [
+        ItemScore.model_construct(**row) for row in _read(path, digest, SCORES_SCHEMA, "scores")
+    ]
 
-    Raises InputError when the file is missing, is no scores file or has another digest.
-    """
+
+def _write(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    # Generated text may hold half a surrogate pair, which no UTF-8 file can.
+    clean = [
+        {
+            key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(clean, schema), buffer, compression="zstd")
+    write_atomically(path, buffer.getvalue())
+
+
+def _read(path: Path, digest: str | None, schema: pa.Schema, what: str) -> list[dict[str, Any]]:
     try:
         if digest is not None and file_sha256(path) != digest:
             raise InputError(
@@ -67,12 +78,12 @@ def read_scores(path: Path, digest: str | None = None) -> list[ItemScore]:
             )
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such scores file. Run `ct-llm evaluate` first.") from None
+        raise InputError(f"{path}: no such {what} file. Run `ct-llm evaluate` first.") from None
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from None
-    if not table.schema.equals(SCHEMA):
+    if not table.schema.equals(schema):
         raise InputError(
-            f"{path} is not a scores file: expected columns {', '.join(SCHEMA.names)}, "
-            f"found {', '.join(table.schema.names)}."
+            f"{path} is not {what} file of an evaluation: expected columns "
+            f"{', '.join(schema.names)}, found {', '.join(table.schema.names)}."
         )
-    return [ItemScore.model_construct(**row) for row in table.to_pylist()]
+    return table.to_pylist()

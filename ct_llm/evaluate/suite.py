@@ -37,13 +37,18 @@ def load_suites(config: EvaluateConfig, folder: Path | None = None) -> list[Suit
 
 
 def suite_identity(suite: Suite) -> dict[str, Any]:
-    """What a step's inputs hold of a suite: its content and that of its local tasks, no paths.
+    """What a step's inputs hold of a suite: its content and that of its local tasks, no paths."""
+    return {
+        **suite.model_dump(mode="json", exclude={"task_dir"}),
+        "task_files": task_files(suite),
+    }
 
-    Any change below `task_dir` counts, because a task's YAML may name any file there.
-    """
+
+def task_files(suite: Suite) -> dict[str, str]:
+    """sha256 of every file below `task_dir`: a task's YAML may name any file there."""
     files: dict[str, str] = {}
     if suite.task_dir is not None:
         for path in sorted(suite.task_dir.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 files[path.relative_to(suite.task_dir).as_posix()] = file_sha256(path)
-    return {**suite.model_dump(mode="json", exclude={"task_dir"}), "task_files": files}
+    return files

@@ -1,10 +1,15 @@
 """The decision in plain English: what moved, by how much, and how much was allowed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ct_llm.config import OVERALL_TARGETS
 from ct_llm.gate.sequential import SLACK
+from ct_llm.gate.slice_tests import SliceTest
 from ct_llm.records import SliceVerdict, Verdict
+
+_OVERALL = {"pooled": "the mean of all items", "weighted": "the mean of the slices by weight"}
+"""How a target is called that is no slice."""
 
 
 @dataclass(frozen=True)
@@ -45,49 +50,77 @@ class Scale:
         return sign + self.size(value)
 
 
-def slice_sentence(
-    verdict: SliceVerdict, scale: Scale, alpha_pass: float, alpha_fail: float
-) -> str:
+def plan_sentence(test: SliceTest) -> str:
+    """What one test asks, before any score: e.g. coding (164 items): may lose at most 5.0 points
+    against the champion; passes wrongly with at most 5 %, fails wrongly with at most 1.667 %.
+    """
+    one = test.test
+    scale = Scale.telling_apart(test.in_percent, [(abs(one.threshold), 0.0)])
+    size = scale.size(one.threshold)
+    if test.role == "target":
+        asked = "must improve" if one.threshold <= SLACK else f"must improve by more than {size}"
+    else:
+        loss = "may lose nothing" if one.threshold >= -SLACK else f"may lose at most {size}"
+        asked = f"{loss} against the {'anchor' if test.role == 'anchor' else 'champion'}"
+    if test.certain_only:
+        risk = "decided by what no score to come could change"
+    else:
+        risk = (
+            f"passes wrongly with at most {100 * one.alpha_pass:.4g} %, fails wrongly with at most "
+            f"{100 * one.alpha_fail:.4g} %"
+        )
+    over = f" of {', '.join(test.members)}" if test.is_overall else ""
+    return f"{test.slice} ({one.num_items} items{over}): {asked}; {risk}."
+
+
+def slice_sentence(verdict: SliceVerdict, scale: Scale) -> str:
     """e.g. coding fell from 60.0 % to 41.7 % (-18.3 points on all 60 items); at most 5.0 points
     were allowed.
     """
     if verdict.delta is None or verdict.champion_mean is None or verdict.challenger_mean is None:
-        return f"{verdict.slice} was not evaluated: {verdict.evidence.get('not_evaluated')}"
+        reason = verdict.evidence.get("not_evaluated")
+        if reason is None:
+            return f"{verdict.slice}: none of {verdict.num_items} items is scored."
+        return f"{verdict.slice} was not evaluated: {reason}"
+    reach, needed = _reach(verdict, scale), _requirement(verdict, scale)
     before, after = scale.score(verdict.champion_mean), scale.score(verdict.challenger_mean)
-    if abs(verdict.delta) <= SLACK:
-        moved = f"stayed at {after}"
+    if verdict.role == "anchor":
+        how = f"is at {after} and the anchor at {before}"
+    elif abs(verdict.delta) <= SLACK:
+        how = f"stayed at {after}"
     else:
-        moved = f"{'rose' if verdict.delta > 0 else 'fell'} from {before} to {after}"
-    reach = _reach(verdict, scale, alpha_pass, alpha_fail)
-    sentence = f"{verdict.slice} {moved} ({reach}); {_requirement(verdict, scale)}."
-    if verdict.floor is not None and not verdict.floor_met:
+        how = f"{'rose' if verdict.delta > 0 else 'fell'} from {before} to {after}"
+    sentence = f"{_name(verdict)} {how} ({reach}); {needed}."
+    if verdict.floor is not None and verdict.floor_met is False:
         sentence += f" It is below its floor of {scale.score(verdict.floor)}."
+    if verdict.floor is not None and verdict.floor_met is None:
+        sentence += f" Whether it reaches its floor of {scale.score(verdict.floor)} is still open."
     return sentence
 
 
 def verdict_sentence(
     verdict: Verdict,
     slices: Sequence[SliceVerdict],
-    scales: dict[str, Scale],
+    scales: Mapping[tuple[str, str], Scale],
     *,
     overall_rise: str | None,
     against_base_model: bool,
     needs_review: bool,
+    budget_reached: bool,
 ) -> str:
     """e.g. Rejected: coding fell by 18.3 points, more than the 5.0 points allowed, although the mean
     of the slices rose by 6.1 points.
+
+    scales: by slice and role.
     """
-    over = " over the base model" if against_base_model else ""
     if verdict == "promote":
-        target = next(s for s in slices if s.role == "target")
-        alone = len(slices) == 1
-        guards = "it is the only slice" if alone else "no other slice lost more than its tolerance"
-        gain = scales[target.slice].size(target.delta or 0.0)
-        return f"Promote: {target.slice} improved by {gain}{over}; {guards}."
+        return _promotion(slices, scales, " over the base model" if against_base_model else "")
 
     if verdict == "reject":
-        reasons = [_fault(s, scales[s.slice]) for s in slices if s.state == "FAIL"]
-        reasons += [_missed_floor(s, scales[s.slice]) for s in slices if s.floor_met is False]
+        reasons = [_fault(s, scales[s.slice, s.role]) for s in slices if s.state == "FAIL"]
+        reasons += [
+            _missed_floor(s, scales[s.slice, s.role]) for s in slices if s.floor_met is False
+        ]
         sentence = f"Rejected: {'; '.join(reasons)}"
         guard_failed = any(s.state == "FAIL" and s.role == "guard" for s in slices)
         if guard_failed and overall_rise is not None:
@@ -100,10 +133,13 @@ def verdict_sentence(
         if s.state == "NOT_EVALUATED"
     ]
     reasons += [
-        f"{s.slice} is not decided after {s.num_used} of {s.num_items} items"
+        f"{_name(s)}{' against the anchor' if s.role == 'anchor' else ''} is not decided after "
+        f"{_items(s)}"
         for s in slices
-        if s.state == "UNDECIDED"
+        if _is_open(s)
     ]
+    if budget_reached:
+        reasons[-1] += ", when the evaluation's budget ran out"
     if needs_review:
         reasons.append(
             "there is no champion yet, and gate.without_champion is review, so a human decides"
@@ -111,19 +147,64 @@ def verdict_sentence(
     return f"Inconclusive: {'; '.join(reasons)}."
 
 
-def _reach(verdict: SliceVerdict, scale: Scale, alpha_pass: float, alpha_fail: float) -> str:
-    """The change and how sure it is. Over all items it is exact: nothing is left to be unsure of."""
-    change, total = scale.change(verdict.delta or 0.0), verdict.num_items
-    if verdict.num_used == total:
-        return f"{change} on {'all ' if total > 1 else ''}{total} item{'s' if total > 1 else ''}"
-    reach = f"{change} after {verdict.num_used} of {total} items"
-    if verdict.state == "PASS" and verdict.lower is not None:
-        bound, alpha = f"at least {scale.change(verdict.lower)}", alpha_pass
-    elif verdict.state == "FAIL" and verdict.upper is not None:
-        bound, alpha = f"at most {scale.change(verdict.upper)}", alpha_fail
+def _is_open(verdict: SliceVerdict) -> bool:
+    return verdict.state == "UNDECIDED" or (
+        verdict.state == "PASS" and verdict.floor is not None and verdict.floor_met is None
+    )
+
+
+def _promotion(
+    slices: Sequence[SliceVerdict], scales: Mapping[tuple[str, str], Scale], over: str
+) -> str:
+    target = next(s for s in slices if s.role == "target")
+    scale = scales[target.slice, "target"]
+    if _is_exact(target):
+        gain = f"improved by {scale.size(target.delta or 0.0)}{over}"
     else:
+        gain = f"improved{over} ({_reach(target, scale)})"
+    has_guards = any(s.role == "guard" for s in slices)
+    other = "" if target.slice in OVERALL_TARGETS else "other "
+    rest = f"no {other}slice lost more than its tolerance" if has_guards else "it is the only slice"
+    if any(s.role == "anchor" for s in slices):
+        rest += "; against the anchor, no slice lost more than is allowed"
+    return f"Promote: {_name(target)} {gain}; {rest}."
+
+
+def _is_exact(verdict: SliceVerdict) -> bool:
+    """Over all items of a fixed benchmark nothing is left to be unsure of."""
+    return (
+        verdict.num_used == verdict.num_items and verdict.evidence.get("mode") != "superpopulation"
+    )
+
+
+def _items(verdict: SliceVerdict) -> str:
+    return f"{verdict.num_used} of {verdict.num_items} items"
+
+
+def _name(verdict: SliceVerdict) -> str:
+    return _OVERALL.get(verdict.slice, verdict.slice)
+
+
+def _reach(verdict: SliceVerdict, scale: Scale) -> str:
+    """The change, after how many items, and its bounds: a mean alone is biased by the stopping."""
+    change, total = scale.change(verdict.delta or 0.0), verdict.num_items
+    if _is_exact(verdict):
+        return f"{change} on {'all ' if total > 1 else ''}{total} item{'s' if total > 1 else ''}"
+    reach = f"{change} after {_items(verdict)}"
+    if verdict.lower is None or verdict.upper is None:
         return reach
-    return f"{reach}, {bound} over all of them with {100 * (1 - alpha):.4g} % confidence"
+    risk_below = float(verdict.evidence.get("alpha_pass") or 0.0)
+    risk_above = float(verdict.evidence.get("alpha_fail") or 0.0)
+    if verdict.state == "PASS":
+        bound, risk = f"at least {scale.change(verdict.lower)}", risk_below
+    elif verdict.state == "FAIL":
+        bound, risk = f"at most {scale.change(verdict.upper)}", risk_above
+    else:
+        bound = f"between {scale.change(verdict.lower)} and {scale.change(verdict.upper)}"
+        risk = risk_below + risk_above
+    population = verdict.evidence.get("mode") == "superpopulation"
+    where = "for items like these" if population else "over all of them"
+    return f"{reach}, {bound} {where} with {100 * (1 - risk):.4g} % confidence"
 
 
 def _requirement(verdict: SliceVerdict, scale: Scale) -> str:
@@ -132,26 +213,51 @@ def _requirement(verdict: SliceVerdict, scale: Scale) -> str:
             return "it had to improve"
         return f"it had to improve by more than {scale.size(verdict.threshold)}"
     failed = verdict.state == "FAIL"
+    below = " below it" if verdict.role == "anchor" else ""
     if verdict.threshold >= -SLACK:
         return f"no loss {'was' if failed else 'is'} allowed"
-    return f"at most {scale.size(verdict.threshold)} {'were' if failed else 'are'} allowed"
+    size = scale.size(verdict.threshold)
+    return f"at most {size}{below} {'were' if failed else 'are'} allowed"
 
 
 def _fault(verdict: SliceVerdict, scale: Scale) -> str:
+    """Of all items, what the change was; early, what is shown of it, with mean and bounds beside."""
+    exact = _is_exact(verdict)
+    seen = "" if exact else f" ({_reach(verdict, scale)})"
+    size, needed = scale.size(verdict.delta or 0.0), scale.size(verdict.threshold)
+    if verdict.role == "target":
+        return f"{_name(verdict)} {_missed_gain(verdict, exact, size, needed)}{seen}"
+
+    anchor = verdict.role == "anchor"
+    if verdict.threshold >= -SLACK:
+        fell = f"is {size} below the anchor" if anchor else f"fell by {size}"
+        if not exact:
+            fell = "is below the anchor" if anchor else "fell"
+        return f"{verdict.slice} {fell}, where no loss is allowed{seen}"
+    if exact:
+        fell = f"is {size} below the anchor" if anchor else f"fell by {size}"
+        return f"{verdict.slice} {fell}, more than the {needed} allowed"
+    fell = "is below the anchor" if anchor else "fell"
+    return f"{verdict.slice} {fell} by more than the {needed} allowed{seen}"
+
+
+def _missed_gain(verdict: SliceVerdict, exact: bool, size: str, needed: str) -> str:
     delta = verdict.delta or 0.0
-    size = scale.size(delta)
-    if verdict.role == "guard":
-        if verdict.threshold >= -SLACK:
-            return f"{verdict.slice} fell by {size}, where no loss is allowed"
-        allowed = scale.size(verdict.threshold)
-        return f"{verdict.slice} fell by {size}, more than the {allowed} allowed"
-    if delta > SLACK:
-        needed = scale.size(verdict.threshold)
-        return f"{verdict.slice} improved by {size}, not by more than the {needed} needed"
-    fell = f": it fell by {size}" if delta < -SLACK else ""
-    return f"{verdict.slice} did not improve{fell}"
+    if exact and delta > SLACK:
+        return f"improved by {size}, not by more than the {needed} needed"
+    if exact:
+        return "did not improve" + (f": it fell by {size}" if delta < -SLACK else "")
+    return "did not improve" + (
+        f" by more than the {needed} needed" if verdict.threshold > SLACK else ""
+    )
 
 
 def _missed_floor(verdict: SliceVerdict, scale: Scale) -> str:
-    mean, floor = verdict.challenger_mean or 0.0, verdict.floor or 0.0
+    floor = verdict.floor or 0.0
+    if not _is_exact(verdict):
+        return (
+            f"{verdict.slice} can no longer reach its floor of {scale.score(floor)} after "
+            f"{_items(verdict)}"
+        )
+    mean = verdict.challenger_mean or 0.0
     return f"{verdict.slice} is at {scale.score(mean)}, below its floor of {scale.score(floor)}"

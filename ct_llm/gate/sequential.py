@@ -17,7 +17,9 @@ There is no state to keep: every function takes the scores so far and computes a
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -163,6 +165,15 @@ def decide(
     )
 
 
+def state_after(
+    test: SequentialTest, differences: npt.ArrayLike, item_bounds: ItemBounds | None = None
+) -> tuple[State, bool]:
+    """`state` and `certain` of `decide`, without the bounds, which take most of its time."""
+    d = _checked(test, differences)
+    states, certain = _states(test, d, _curves(test, d), item_bounds)
+    return _name(states[-1]), bool(certain[-1])
+
+
 def first_decision(
     test: SequentialTest,
     differences: npt.ArrayLike,
@@ -199,7 +210,7 @@ def log_e_process(
     """
     d = np.asarray(differences, dtype=np.float64)
     m = np.asarray(mean, dtype=np.float64)[..., np.newaxis]
-    bets = np.geomspace(min(0.5, math.sqrt(8 / num_items)), MAX_BET, NUM_BETS)[:, np.newaxis]
+    bets = _bets(num_items)
     if mode == "finite":
         before = np.cumsum(d, axis=-1) - d
         num_left = num_items - np.arange(d.shape[-1])
@@ -217,6 +228,39 @@ def log_e_process(
     ratio[refuted] = np.inf
     log_wealth = np.cumsum(np.log1p(bets * (ratio[..., np.newaxis, :] - 1)), axis=-1)
     return np.logaddexp.reduce(log_wealth, axis=-2) - math.log(NUM_BETS)
+
+
+@lru_cache(maxsize=256)
+def _bets(num_items: int) -> Floats:
+    """Shape [NUM_BETS, 1]: the shares that are bet at the start."""
+    bets = np.geomspace(min(0.5, math.sqrt(8 / num_items)), MAX_BET, NUM_BETS)[:, np.newaxis]
+    bets.flags.writeable = False
+    return bets
+
+
+def rejects(
+    test: SequentialTest, differences: Floats, mean: float, alpha: float, *, upward: bool = False
+) -> bool:
+    """Did the evidence against H0: theta <= mean (upward: theta >= mean) ever reach 1 / alpha?"""
+    sign, low = (-1.0, -test.high) if upward else (1.0, test.low)
+    curve = log_e_process(
+        sign * differences, sign * mean, low=low, num_items=test.num_items, mode=test.mode
+    )
+    return _crossing(curve, alpha) < curve.size
+
+
+def furthest(rejected: Callable[[float], bool], start: float, stop: float) -> float:
+    """The furthest mean from `start` towards `stop` that is rejected, else `start`.
+
+    What was rejected at some time: evidence falls from `start` to `stop`, so it is one stretch.
+    """
+    if not rejected(start):
+        return start
+    inside, outside = start, stop
+    for _ in range(NUM_BISECTIONS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if rejected(middle) else (inside, middle)
+    return inside
 
 
 def _checked(test: SequentialTest, differences: npt.ArrayLike) -> Floats:
@@ -304,30 +348,16 @@ def _passes(test: SequentialTest, totals: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _bounds(test: SequentialTest, d: Floats, bounds: ItemBounds | None) -> tuple[float, float]:
-    lower = _lower_bound(test, d, test.low, test.high, test.alpha_pass)
-    upper = -_lower_bound(test, -d, -test.high, -test.low, test.alpha_fail)
+    lower = furthest(lambda m: rejects(test, d, m, test.alpha_pass), test.low, test.high)
+    upper = furthest(
+        lambda m: rejects(test, d, m, test.alpha_fail, upward=True), test.high, test.low
+    )
     if test.mode == "superpopulation":
         return lower, upper
     # What theta can still be holds for certain, also in the alpha of cases where a bound is wrong.
     smallest, largest = _possible_totals(test, d, bounds)
     least, most = float(smallest[-1]) / test.num_items, float(largest[-1]) / test.num_items
     return min(max(lower, least), most), max(min(upper, most), least)
-
-
-def _lower_bound(test: SequentialTest, d: Floats, low: float, high: float, alpha: float) -> float:
-    """The largest m such that H0: theta <= m was rejected at some time: evidence falls in m."""
-
-    def rejected(m: float) -> bool:
-        curve = log_e_process(d, m, low=low, num_items=test.num_items, mode=test.mode)
-        return _crossing(curve, alpha) < curve.size
-
-    if not rejected(low):
-        return low
-    inside, outside = low, high
-    for _ in range(NUM_BISECTIONS):
-        middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if rejected(middle) else (inside, middle)
-    return inside
 
 
 def _name(code: np.int8) -> State:

@@ -3,6 +3,9 @@
 cycles/<cycle_id>.json        one CycleSummary
 data/<cycle_id>.parquet       the files that the cycle had used, those of its champion included (see
                               used_files.py)
+evidence/<cycle_id>.parquet   what the cycle's verdict rests on: items, scores, thresholds
+scores/<adapter>/<..>.parquet what adapters got for items, so that none is asked twice (see
+                              ledger_scores.py)
 decisions/<YYYY-MM>.jsonl     what was decided at each look at the data (see decisions.py)
 latest.json                   LedgerHead: what a tick must know of all that, in one request
 """
@@ -96,13 +99,15 @@ def append_to_ledger(
     *,
     used: Sequence[UsedFile] | None = None,
     watch: WatchState | None = None,
+    more: Callable[[str], Mapping[str, bytes]] | None = None,
 ) -> None:
     """Enter a cycle by compare-and-swap, so that nobody's entry is lost.
 
     used: the files that it had used; None leaves the table that is there. watch: what the next look
-    need not look for again. A cycle has one entry however often it is entered: the same again
-    commits nothing, another one replaces it. Raises HubUnavailableError when the branch kept moving
-    or the Hub kept failing, HubAccessError, HubNotFoundError when there is no repo.
+    need not look for again. more: path to content of what goes with the entry in one commit, asked
+    for with the commit that it will stand on. A cycle has one entry however often it is entered: the
+    same again commits nothing, another one replaces it. Raises HubUnavailableError when the branch
+    kept moving or the Hub kept failing, HubAccessError, HubNotFoundError when there is no repo.
     """
 
     def change(head: str) -> Change | None:
@@ -112,6 +117,8 @@ def append_to_ledger(
         files = {_path(summary.cycle_id): summary.model_dump_json(indent=2).encode() + b"\n"}
         if used is not None:
             files[table_path(summary.cycle_id)] = table_bytes(used)
+        if more is not None:
+            files |= more(head)
         latest = read_ledger_head(api, repo, head)
         files[LATEST] = _head_bytes(entered(latest, summary, watch, is_known=there is not None))
         return Change(f"{summary.cycle_id}: {summary.outcome}", files)
@@ -234,6 +241,10 @@ def _head_bytes(head: LedgerHead) -> bytes:
 def _same(one: CycleSummary, other: CycleSummary) -> bool:
     """A cycle that is finished again after a kill differs in nothing but the time."""
     return one == other.model_copy(update={"finished_at": one.finished_at})
+
+
+def evidence_path(cycle_id: str) -> str:
+    return f"evidence/{cycle_id}.parquet"
 
 
 def _path(cycle_id: str) -> str:

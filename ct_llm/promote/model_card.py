@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from ct_llm.config import OVERALL_TARGETS
+from ct_llm.hub.ledger import BRANCH, evidence_path
 from ct_llm.promote.markdown import inline, table
 from ct_llm.records import (
     ChampionRef,
@@ -25,6 +27,9 @@ _GATE_SAID: dict[Verdict, str] = {
     "reject": "The gate rejected it; it stands here because a person approved it.",
     "inconclusive": "The gate could not decide; it stands here because a person approved it.",
 }
+
+
+_ROLE = {"guard": "", "target": " (target)", "anchor": " (against the anchor)"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,7 @@ by slice, with the version before it.
 
 {slice_table(decision.slices)}
 
-Mean scores. *lower* and *upper* are one-sided confidence bounds of the delta; the risk of a wrong
-promotion is at most {decision.alpha:g}. *needed*: what the delta must reach.
+{table_legend(decision)}
 
 ## Data
 
@@ -83,7 +87,8 @@ promotion is at most {decision.alpha:g}. *needed*: what the delta must reach.
 
 The figures speak of these slices and their items, not of other uses. What the base model must not be
 used for, this adapter must not be used for either. `ct/lineage.json` says where it comes from,
-`ct/scores.json` holds the gate's decision with all of its evidence.
+`ct/scores.json` holds the gate's decision, and `{evidence_path(lineage.cycle_id)}` on the branch
+`{BRANCH}` every item's score, from which `ct-llm recheck` computes the verdict again.
 """
 
 
@@ -103,14 +108,14 @@ def rolled_back_card(card: str, lineage: Lineage) -> str:
 
 
 def slice_table(verdicts: Sequence[SliceVerdict]) -> str:
-    """Markdown: a line per slice, scores as they are (most suites score from 0 to 1)."""
+    """Markdown: a line per test, scores as they are (most suites score from 0 to 1)."""
     header = [
         "slice", "items", "champion", "challenger", "delta", "lower", "upper", "needed", "state",
     ]  # fmt: skip
     rows = [
         [
-            inline(v.slice) + (" (target)" if v.role == "target" else ""),
-            f"{v.num_items:,}",
+            inline(v.slice) + _ROLE[v.role],
+            num_items(v),
             score(v.champion_mean),
             score(v.challenger_mean),
             signed(v.delta),
@@ -118,11 +123,57 @@ def slice_table(verdicts: Sequence[SliceVerdict]) -> str:
             signed(v.upper),
             f"{'>' if v.strict else '≥'} {signed(v.threshold)}"
             + ("" if v.floor is None else f", mean ≥ {score(v.floor)}"),
-            v.state.replace("_", " ").lower() if v.floor_met is not False else "below its floor",
+            _state(v),
         ]
         for v in verdicts
     ]
     return table(header, rows)
+
+
+def num_items(verdict: SliceVerdict) -> str:
+    """e.g. 128 of 1,319 where the gate needed no more of them."""
+    if verdict.state == "NOT_EVALUATED" or verdict.num_used == verdict.num_items:
+        return f"{verdict.num_items:,}"
+    return f"{verdict.num_used:,} of {verdict.num_items:,}"
+
+
+def table_legend(decision: GateDecision) -> str:
+    """How to read the columns, and what is special about this table."""
+    population = decision.mode == "population"
+    lines = [
+        "Mean scores. *lower* and *upper* are one-sided confidence bounds of the delta"
+        + (" for items like these" if population else " over all items of the slice")
+        + ". *needed*: what the delta must reach.",
+    ]
+    if decision.mode == "full":
+        lines.append("Every item was scored, as far as it could matter, so no risk was taken.")
+    else:
+        lines.append(
+            "The risk of another verdict than "
+            + ("that of unlimited items" if population else "the full evaluation's")
+            + f" is at most {decision.alpha:g}."
+        )
+    if any(0 < v.num_used < v.num_items for v in decision.slices):
+        lines.append(
+            "Scoring stopped as soon as the verdict was certain up to that risk; a mean over a part "
+            "of the items is biased by the stopping, its bounds are not."
+        )
+    if decision.anchor_revision is not None:
+        lines.append(
+            f"*against the anchor*: the same slice compared with the earlier champion at "
+            f"`{decision.anchor_revision[:12]}` instead, whose mean stands under champion."
+        )
+    if decision.budget_reached:
+        lines.append("The evaluation's budget ran out before everything was decided.")
+    return "\n".join(lines)
+
+
+def _state(verdict: SliceVerdict) -> str:
+    if verdict.floor_met is False:
+        return "below its floor"
+    if verdict.state == "PASS" and verdict.floor is not None and verdict.floor_met is None:
+        return "floor undecided"
+    return verdict.state.replace("_", " ").lower()
 
 
 def score(value: float | None) -> str:
@@ -154,16 +205,22 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
             "task": {"type": "text-generation"},
             "dataset": {"name": v.slice, "type": f"ct_llm-{v.slice}"},
             "metrics": [
-                {"type": "score", "name": "mean score", "value": round(v.challenger_mean, 6)}
+                {"type": "score", "name": _metric(v), "value": round(v.challenger_mean, 6)}
             ],
         }
         for v in facts.decision.slices
-        if v.challenger_mean is not None
+        # An anchor's line is about the same items again, an overall target's about all of them.
+        if v.challenger_mean is not None and v.role != "anchor" and v.slice not in OVERALL_TARGETS
     ]
     if results:
         name = facts.repo.split("/")[1]
         metadata["model-index"] = [{"name": name, "results": results}]
     return metadata
+
+
+def _metric(verdict: SliceVerdict) -> str:
+    partial = verdict.num_used < verdict.num_items
+    return f"mean score of {num_items(verdict)} items" if partial else "mean score"
 
 
 def _what_changed(facts: CardFacts) -> str:

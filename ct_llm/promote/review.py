@@ -7,9 +7,10 @@ from ct_llm.errors import ChampionMovedError, HubNotFoundError
 from ct_llm.hub.adapter_repo import Tip, read_lineage
 from ct_llm.hub.client import explained
 from ct_llm.hub.commit import commit_once
+from ct_llm.hub.ledger import BRANCH, evidence_path
 from ct_llm.promote.champion import Files, stale_files, upload
 from ct_llm.promote.markdown import fenced, inline
-from ct_llm.promote.model_card import score, signed, slice_table
+from ct_llm.promote.model_card import score, signed, slice_table, table_legend
 from ct_llm.records import (
     CycleRequest,
     DamagedItem,
@@ -116,10 +117,13 @@ def describe(
         f"**{inline(decision.sentence)}**",
         f"The challenger of cycle `{request.cycle_id}` was compared with {against}, item by item:",
         slice_table(decision.slices),
+        table_legend(decision),
         f"Mean of the guards: {score(decision.overall_champion_mean)} → "
         f"{score(decision.overall_challenger_mean)} (not decided on).",
         f"Trained on {data.num_train:,} rows ({data.num_replay:,} replayed), {data.num_holdout:,} "
         f"held out, {data.num_quarantined:,} quarantined, of {data.rows_read:,} read.",
+        f"Every score that the verdict rests on is in `{evidence_path(request.cycle_id)}` on the "
+        f"branch `{BRANCH}`; `ct-llm recheck {request.cycle_id}` computes the verdict again from it.",
         "## What to do",
         f"- **Approve**: merge this pull request. `main` then holds this very adapter, and the next "
         f"`ct-llm run` tags it `v{lineage.version}`. If the Hub finds conflicts, a newer champion "

@@ -14,31 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from ct_llm.config import TrainConfig
-from ct_llm.errors import (
-    AdapterError,
-    ConfigError,
-    CtError,
-    DataError,
-    InputError,
-    SecurityError,
-    StepFailedError,
-    StorageError,
-)
 from ct_llm.records import Record
-
-FAILURES: dict[str, type[CtError]] = {
-    kind.__name__: kind
-    for kind in (
-        InputError,
-        ConfigError,
-        DataError,
-        AdapterError,
-        SecurityError,
-        StepFailedError,
-        StorageError,
-    )
-}
-"""What may cross from the process to the step; anything else arrives as StepFailedError."""
 
 
 class TrainRequest(Record):
@@ -63,15 +39,6 @@ class TrainProgress(Record):
     step: int
     num_steps: int
     loss: float
-
-
-class TrainFailure(Record):
-    error: str
-    """Name of the class in errors.py."""
-    message: str
-
-    def as_error(self) -> CtError:
-        return FAILURES.get(self.error, StepFailedError)(self.message)
 
 
 class TrainResult(Record):

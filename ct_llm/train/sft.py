@@ -29,6 +29,8 @@ from ct_llm.config import TrainConfig
 from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import adapter_digest
 from ct_llm.errors import AdapterError, ConfigError, CtError, StepFailedError
+from ct_llm.launch.local import note_failure
+from ct_llm.launch.process import stop_with_parent
 from ct_llm.train.chat_template import check_chat_template, training_template
 from ct_llm.train.conversations import tokenised_conversations
 from ct_llm.train.lora import (
@@ -38,8 +40,7 @@ from ct_llm.train.lora import (
     check_saved_adapter,
     write_adapter_config,
 )
-from ct_llm.train.process import stop_with_parent
-from ct_llm.train.request import TrainFailure, TrainFolder, TrainRequest, TrainResult
+from ct_llm.train.request import TrainFolder, TrainRequest, TrainResult
 from ct_llm.train.trainer import AssistantTrainer, WhileTraining, training_arguments
 
 
@@ -56,19 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         run(folder)
     except CtError as error:
-        _note(folder, error)
+        note_failure(folder.error, error)
         sys.exit(error.exit_code)
     except torch.OutOfMemoryError as error:
         explained = StepFailedError(
             f"the GPU ran out of memory: {error}. Lower train.micro_batch_size or "
             "train.max_length, or set train.gradient_checkpointing: true."
         )
-        _note(folder, explained)
+        note_failure(folder.error, explained)
         sys.exit(explained.exit_code)
-
-
-def _note(folder: TrainFolder, error: CtError) -> None:
-    write_record(folder.error, TrainFailure(error=type(error).__name__, message=str(error)))
 
 
 def run(folder: TrainFolder) -> None:

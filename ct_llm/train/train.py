@@ -4,10 +4,7 @@ Training runs in processes of its own under `accelerate launch` (see sft.py), so
 no torch, survives their death and can say why they died. They talk through files (see request.py).
 """
 
-import os
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,25 +12,17 @@ from typing import Any
 
 import yaml
 
-from ct_llm.config import BaseModelConfig, LaunchConfig, TrainConfig, shipped
+from ct_llm.config import BaseModelConfig, LaunchConfig, TrainConfig
 from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import adapter_digest, fingerprint
-from ct_llm.errors import AdapterError, ConfigError, StepFailedError
+from ct_llm.errors import AdapterError, ConfigError
 from ct_llm.hub.client import BaseModelFolder
+from ct_llm.launch.local import accelerate_command, accelerate_config, environment, run_step
 from ct_llm.records import PreparedData, TrainedAdapter
 from ct_llm.train.checkpoints import checkpoint_to_resume
-from ct_llm.train.process import run_to_end
-from ct_llm.train.request import (
-    TrainFailure,
-    TrainFolder,
-    TrainProgress,
-    TrainRequest,
-    TrainResult,
-)
+from ct_llm.train.request import TrainFolder, TrainProgress, TrainRequest, TrainResult
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
-NUM_LOG_LINES = 15
-"""Of the log, quoted when the process died without saying why."""
 
 OnProgress = Callable[[int, int, float], None]
 
@@ -133,21 +122,12 @@ def build_request(
     )
 
 
-def accelerate_config(launch: LaunchConfig) -> Path:
-    return launch.accelerate_config or shipped("accelerate_config.yaml")
-
-
 def launch_command(launch: LaunchConfig, request: Path) -> list[str]:
-    """The command line; the same as `accelerate launch`, but surely of this interpreter."""
-    # fmt: off
-    return [
-        sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", str(accelerate_config(launch)),
-        "-m", "ct_llm.train.sft",
-        "--request", str(request),
-        "--stop-with-parent",
-    ]
-    # fmt: on
+    return accelerate_command(
+        accelerate_config(launch),
+        "ct_llm.train.sft",
+        *("--request", str(request), "--stop-with-parent"),
+    )
 
 
 def _chat_template(base_config: BaseModelConfig) -> str | None:
@@ -189,8 +169,7 @@ def _finished_before(folder: TrainFolder, request: TrainRequest) -> TrainResult 
 def _run(
     folder: TrainFolder, request: TrainRequest, launch: LaunchConfig, on_progress: OnProgress | None
 ) -> None:
-    for stale in (folder.error, folder.result, folder.progress):
-        stale.unlink(missing_ok=True)
+    folder.progress.unlink(missing_ok=True)
     checkpoint, notes = checkpoint_to_resume(folder.checkpoints, request.fingerprint)
     resume_from = str(checkpoint) if checkpoint else None
     write_record(folder.request, request.model_copy(update={"resume_from": resume_from}))
@@ -199,47 +178,16 @@ def _run(
         log.write(f"[ct_llm] training from {checkpoint.name if checkpoint else 'the start'}\n")
 
     progress = ProgressReader(folder.progress, on_progress)
-    status, stopped_by = run_to_end(
+    run_step(
         launch_command(launch, folder.request),
+        what="training",
         log=folder.log,
-        env=_environment(request),
+        error=folder.error,
+        result=folder.result,
+        # Base model and data lie on this disk.
+        env=environment(request.num_processes or 1, offline=True),
         on_poll=progress.poll,
     )
-    if stopped_by is not None:
-        # The handlers of before are back: by default this ends in KeyboardInterrupt or the process's end.
-        signal.raise_signal(stopped_by)
-        raise StepFailedError(
-            f"training was stopped by {stopped_by.name}. The same command continues it."
-        )
-    if folder.error.exists():
-        raise read_record(folder.error, TrainFailure).as_error()
-    if status != 0 or not folder.result.exists():
-        raise StepFailedError(
-            f"the training process died (exit status {status}); the same command continues from "
-            f"its last checkpoint. The end of {folder.log}:\n{_last_lines(folder.log)}"
-        )
-
-
-def _environment(request: TrainRequest) -> dict[str, str]:
-    """Of the training processes. Base model and data lie on this disk: no network and no token."""
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-    }
-    env["HF_HUB_OFFLINE"] = "1"
-    # Unset, accelerate makes it 1 unless its configuration says use_cpu, whatever the machine has.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    num_threads = max(1, (num_cores or 1) // (request.num_processes or 1))
-    env.setdefault("OMP_NUM_THREADS", str(num_threads))
-    # Threads that spin while they wait made training on a busy machine 3 to 7 times slower.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return env
-
-
-def _last_lines(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(f"  {line}" for line in lines[-NUM_LOG_LINES:])
 
 
 class ProgressReader:

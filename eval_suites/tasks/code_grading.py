@@ -7,6 +7,8 @@ from typing import Any
 from ct_llm.evaluate.sandbox import run_checks
 
 TIMEOUT_SECONDS = 10.0
+ANSWER = "answer_of_the_model"
+"""The answer's function for the tests; no benchmark has such a name."""
 
 Doc = dict[str, Any]
 
@@ -14,18 +16,22 @@ Doc = dict[str, Any]
 def grade_humaneval(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """The answer may be the whole function or what follows the prompt.
 
-    The prompt always comes first: it holds imports and functions that the tests use, and its own
-    function, whose body is the docstring, is replaced by the answer's.
+    The prompt always comes first: it holds imports and functions that the answer may use, and its
+    own function, whose body is the docstring, is replaced by the answer's. The tests get the
+    prompt's functions too, their own copy: an answer that rewrites `encode` or `poly` fools nobody.
     """
     answer, entry_point = extract_code(results[0]), doc["entry_point"]
     whole = re.search(rf"^\s*(async\s+)?def\s+{re.escape(entry_point)}\b", answer, re.MULTILINE)
     code = f"{doc['prompt']}\n\n{answer}" if whole else doc["prompt"] + answer
-    return _passed(code, f"{doc['test']}\ncheck({entry_point})")
+    checks = f"{doc['prompt']}\n\n{entry_point} = {ANSWER}\n{doc['test']}\ncheck({entry_point})"
+    return _passed(f"{code}\n{ANSWER} = {entry_point}", checks)
 
 
 def grade_mbpp(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     checks = "\n".join([doc.get("test_setup_code") or "", *doc["test_list"]])
-    return _passed(extract_code(results[0]), checks)
+    # Some functions asked for are called like a builtin (sum, max).
+    tested = re.findall(r"^def\s+(\w+)", doc["code"], re.MULTILINE)
+    return _passed(extract_code(results[0]), checks, tested)
 
 
 def extract_code(text: str) -> str:
@@ -34,5 +40,6 @@ def extract_code(text: str) -> str:
     return fence.group(1) if fence else text
 
 
-def _passed(code: str, checks: str) -> dict[str, float]:
-    return {"passed": float(run_checks(code, checks, timeout_seconds=TIMEOUT_SECONDS))}
+def _passed(code: str, checks: str, tested: Sequence[str] = ()) -> dict[str, float]:
+    passed = run_checks(code, checks, timeout_seconds=TIMEOUT_SECONDS, tested=tested)
+    return {"passed": float(passed)}

@@ -106,6 +106,24 @@ def run(command: Sequence[str], *, code: int = 0, env: Mapping[str, str] | None 
     return done.stdout
 
 
+class Spent(NamedTuple):
+    """Of whole commands: wall seconds, and processor seconds over all their threads."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    def __add__(self, other: tuple[float, ...]) -> "Spent":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Spent(self.wall + other[0], self.processor + other[1])
+
+
+def spent_by(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Spent:
+    """What one run of a command that must end well takes, start-up included."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    run(command, env=env)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Spent(wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+
+
 def in_own_process(function: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:
     """What the function returns, called in a fresh process, and that process's `peak_bytes`.
 

@@ -19,13 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from ct_llm.cycle_dir import WorkDir
+from ct_llm.comparison import Comparison
+from ct_llm.cycle_dir import CycleDir, WorkDir, read_record
 from ct_llm.records import GateDecision
 from scripts.demo_world.story import STORY, Step
 from scripts.demo_world.world import write_base
@@ -163,8 +165,8 @@ def show_command(command: str) -> None:
     console.print(f"  {command}", soft_wrap=True)
 
 
-def last_decision(world: World) -> GateDecision:
-    return WorkDir(world.folder / "work").cycles()[-1].output("gate", GateDecision)
+def last_cycle(world: World) -> CycleDir:
+    return WorkDir(world.folder / "work").cycles()[-1]
 
 
 def play(
@@ -185,16 +187,37 @@ def play(
             raise SystemExit(f"ct-llm run ended with exit code {code}; the demo stops here.")
         outcomes.append((step.name, step.verdict, happened))
         if happened == "reject":
-            explain_rejection(last_decision(world))
+            look_closer(world, endpoint, last_cycle(world))
     return outcomes
 
 
-def explain_rejection(decision: GateDecision) -> None:
-    """The point of it all, in this run's own numbers."""
-    before, after = decision.overall_champion_mean, decision.overall_challenger_mean
-    fallen = [part for part in decision.slices if part.state == "FAIL" and part.delta is not None]
-    if before is None or after is None or not fallen:
-        return
+def look_closer(world: World, endpoint: str, cycle: CycleDir) -> None:
+    """The point of it all, in this run's own numbers: all items of all slices, which the gate did
+    not need."""
+    decision = cycle.output("gate", GateDecision)
+    num_used = sum(part.num_used for part in decision.slices if part.role != "anchor")
+    num_items = sum(part.num_items for part in decision.slices if part.role != "anchor")
+    tell(
+        "A closer look",
+        f"The gate stopped after {num_used} of {num_items} items: it was sure. What would all of them "
+        "have said?",
+    )
+    out = world.folder / "compared"
+    suites = sorted((world.folder / "suites").glob("*.yaml"))
+    code = world.ct_llm(
+        *("compare", ADAPTER, str(cycle.path / "adapter"), "--endpoint", endpoint),
+        *(part for suite in suites for part in ("--slice", str(suite))),
+        *("--samples", "2", "--out", str(out)),
+    )
+    if code != 0:
+        raise SystemExit(f"ct-llm compare ended with exit code {code}")
+    explain(read_record(out / "comparison.json", Comparison))
+
+
+def explain(found: Comparison) -> None:
+    before = fmean(part.champion_mean for part in found.slices if part.champion_mean is not None)
+    after = fmean(part.challenger_mean for part in found.slices if part.challenger_mean is not None)
+    fallen = [part for part in found.slices if part.delta is not None and part.delta < 0]
     falls = ", ".join(
         f"{part.slice} fell by {-100 * part.delta:.1f} points"
         for part in fallen

@@ -26,6 +26,14 @@ COMMANDS = {
     "evaluate": ["--cycle", "--json"],
     "gate": ["--cycle", "--dry-run", "--json"],
     "promote": ["--cycle", "--dry-run", "--json"],
+    "eval": [
+        *("--slice", "--adapter", "--base", "--chat-template", "--limit", "--out", "--batch-size"),
+        *("--device", "--endpoint", "--set", "--cost", "--json"),
+    ],
+    "compare": [
+        *("--slice", "--base", "--chat-template", "--limit", "--out", "--batch-size", "--device"),
+        *("--endpoint", "--set", "--cost", "--json", "--samples", "--until-decided", "--alpha"),
+    ],
     "rollback": ["--reason", "--dry-run", "--json"],
     "status": ["--json"],
     "history": ["--limit", "--decisions", "--json"],
@@ -52,11 +60,15 @@ def test_every_command_has_its_options(command: str) -> None:
     assert [option for option in COMMANDS[command] if option not in done.stdout] == []
 
 
-def test_help_loads_neither_torch_nor_pydantic() -> None:
+# Typer itself loads pydantic where it has options to check.
+@pytest.mark.parametrize(
+    ("command", "more"), [("", ["pydantic"]), ("compare", ["ct_llm.api"]), ("eval", ["ct_llm.api"])]
+)
+def test_help_loads_nothing_heavy(command: str, more: list[str]) -> None:
     code = (
         "import sys\nfrom ct_llm.cli.main import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'pydantic', 'huggingface_hub', 'transformers', 'numpy', 'rich'}\n"
+        f"try: main({[*command.split(), '--help']})\nexcept SystemExit: pass\n"
+        f"heavy = {{'torch', 'huggingface_hub', 'transformers', 'numpy', 'rich', *{more}}}\n"
         'sys.exit(",".join(sorted(heavy & set(sys.modules))) or 0)\n'
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -87,6 +99,24 @@ def test_exit_codes_are_the_documented_ones() -> None:
         (["watch", "--config", "unreachable.yaml", "--serve"], 30, "CT_LLM_WEBHOOK_SECRET"),
         (["watch", "--serve", "--begin"], 30, "--begin and --serve do not go together"),
         (["watch", "--json", "--prometheus"], 30, "--json and --prometheus do not go together"),
+        (["compare", "a", "b", "--slice", "smoke"], 30, "a: neither a folder here nor a Hub repo"),
+        (["compare", "a", "b"], 2, "--slice"),
+        (["eval", "--slice", "smoke"], 30, "--base"),
+        (["eval", "--slice", "smoke", "--limit", "0"], 2, "--limit"),
+        (
+            ["eval", "--slice", "smoke", "--base", "x/y", "--endpoint", "http://127.0.0.1:9"],
+            20,
+            "not reac",
+        ),
+        (
+            ["eval", "--slice", "smok", "--base", "x/y"],
+            30,
+            "no suite 'smok' (did you mean 'smoke'?)",
+        ),
+        (["eval", "--slice", "smoke", "--batch-size", "0x"], 30, "evaluate.batch_size"),
+        (["eval", "--slice", "smoke", "--set", "train.lora.r=1"], 30, "expected evaluate."),
+        (["eval", "--slice", "smoke", "--set", "base_model.dtype=float32"], 30, "needs --base"),
+        (["compare", "a", "base", "--slice", "smoke", "--alpha", "2"], 30, "alpha is a risk"),
     ],
 )
 def test_a_users_mistake_is_a_message_and_a_code(

@@ -1,6 +1,7 @@
 """Every shipped suite parses, and lm-eval finds every task that it names."""
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,30 @@ def test_lm_eval_finds_local_tasks(name: str) -> None:
     assert set(_tasks(name, local=True)) <= set(found.all_subtasks)
 
 
-@pytest.mark.e2e
-def test_lm_eval_finds_its_own_tasks() -> None:
-    """With the whole index: 11 to 16 seconds."""
-    from lm_eval.tasks import TaskManager
+def test_lm_evals_own_tasks_exist() -> None:
+    from ct_llm.evaluate.tasks import task_index
 
     own = {task for name in NAMES for task in _tasks(name, local=False)}
     assert own
-    assert own <= set(TaskManager().all_subtasks)
+    assert all(task_index.find(task) for task in own)
+
+
+def test_every_hub_dataset_is_pinned_to_one_commit() -> None:
+    """The same items whenever and wherever it runs; the shipped files say of which dataset."""
+    from ct_llm.evaluate.tasks import task_index
+
+    pinned: dict[str, set[str | None]] = {}
+    for name in NAMES:
+        suite = _suite(name)
+        for task in suite.tasks:
+            found = task_index.find(task.task, suite.task_dir)
+            assert found is not None
+            dataset = (found[task.task].cfg or {})["dataset_path"]
+            assert (task.revision is None) == (dataset == "json"), task.task
+            if dataset != "json":
+                pinned.setdefault(dataset, set()).add(task.revision)
+                assert f"# {dataset}" in (FOLDER / f"{name}.yaml").read_text()
+    assert len(pinned) == 6
+    for revisions in pinned.values():
+        (revision,) = revisions
+        assert revision is not None and re.fullmatch("[0-9a-f]{40}", revision)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +11,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from ct_llm.config import BaseModelConfig, EvaluateConfig, NewestConfig, Suite, TaskConfig
+from ct_llm.digests import random_order
 from ct_llm.errors import AdapterError, ConfigError, InputError, SecurityError
 from ct_llm.evaluate import sandbox
 from ct_llm.evaluate.evaluate import evaluate
-from ct_llm.evaluate.scores import random_order, read_scores
-from ct_llm.evaluate.tasks import load_tasks
-from ct_llm.hub.client import BaseModelFolder
-from ct_llm.records import EvalResult, ItemScore
+from ct_llm.evaluate.progress import EvaluateProgress
+from ct_llm.evaluate.score_store import LocalScores
+from ct_llm.evaluate.scores import read_items, read_scores
+from ct_llm.evaluate.tasks.tasks import load_tasks
+from ct_llm.records import EvalResult, ItemScore, SlicePrefix
+from tests.e2e.toy_evaluation import (
+    BASE,
+    METRICS,
+    save_adapter,
+    suite_of,
+    write_items,
+    write_task_dir,
+)
 
 pytestmark = pytest.mark.e2e
 
-BASE = BaseModelFolder(
-    Path(__file__).parents[2] / "scripts" / "demo_world" / "base", "demo/base", "0" * 40
-)
 NO_NEWEST = EvaluateConfig(suites=[], newest=NewestConfig(enabled=False))
-TASKS = {
-    "toy_write": """
-        output_type: generate_until
-        doc_to_text: question
-        doc_to_target: answer
-        generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
-        metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-    """,
-    "toy_choose": """
-        output_type: multiple_choice
-        doc_to_text: question
-        doc_to_choice: choices
-        doc_to_target: label
-        metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
-    """,
-    "toy_likely": """
-        output_type: loglikelihood
-        doc_to_text: question
-        doc_to_target: answer
-        process_results: !function grading.likelihood
-        metric_list: [{metric: likelihood, aggregation: mean, higher_is_better: true}]
-    """,
-    "toy_code": """
-        output_type: generate_until
-        unsafe_code: true
-        doc_to_text: question
-        doc_to_target: answer
-    """,
-}
-METRICS = {"toy_write": "exact_match", "toy_choose": "acc", "toy_likely": "likelihood"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,38 +48,22 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _save_adapter(tmp_path_factory.mktemp("champion"), seed=1)
+    return save_adapter(tmp_path_factory.mktemp("champion"), seed=1)
 
 
 @pytest.fixture(scope="module")
 def challenger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _save_adapter(tmp_path_factory.mktemp("challenger"), seed=2)
+    return save_adapter(tmp_path_factory.mktemp("challenger"), seed=2)
 
 
 @pytest.fixture(scope="module")
 def task_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    _write_items(folder / "items.jsonl", "Say hello to")
-    (folder / "grading.py").write_text(
-        "import math\n\n\ndef likelihood(doc, results):\n"
-        "    return {'likelihood': math.exp(results[0][0] / len(doc['answer']))}\n"
-    )
-    for name, text in TASKS.items():
-        lines = [
-            f"task: {name}",
-            "dataset_path: json",
-            "dataset_kwargs: {data_files: {test: items.jsonl}}",
-            "test_split: test",
-            *(line.strip() for line in text.strip().splitlines()),
-        ]
-        (folder / f"{name}.yaml").write_text("\n".join(lines) + "\n")
-    return folder
+    return write_task_dir(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")
 def suite(task_dir: Path) -> Suite:
-    tasks = [TaskConfig(task=task, metric=metric) for task, metric in METRICS.items()]
-    return Suite(slice="toy", tasks=tasks, task_dir=task_dir, tolerance=0.1)
+    return suite_of(task_dir)
 
 
 def test_scores_are_those_of_plain_lm_eval(
@@ -129,15 +88,25 @@ def test_the_base_itself_as_champion(tmp_path: Path, suite: Suite, challenger: P
 def test_the_same_twice_in_an_order_drawn_from_the_items_alone(
     tmp_path: Path, suite: Suite, champion: Path, challenger: Path
 ) -> None:
-    lines: list[str] = []
-    first = _evaluate(tmp_path / "1", [suite], challenger, champion, on_progress=lines.append)
+    said: list[EvaluateProgress] = []
+    first = _evaluate(tmp_path / "1", [suite], challenger, champion, on_progress=said.append)
     second = _evaluate(tmp_path / "2", [suite], challenger, champion)
     assert first.scores_digest == second.scores_digest
-    scores = read_scores(tmp_path / "1" / first.scores_path)
-    order = [s.item_id for s in scores if s.adapter == "champion"]
-    assert order == [s.item_id for s in scores if s.adapter == "challenger"]
-    assert order == random_order(sorted(order), order_seed=0, slice_name="toy")
-    assert lines[-1] == "toy: challenger 36/36 items"
+    assert first.items_digest == second.items_digest
+    items = read_items(tmp_path / "1" / first.items_path, first.items_digest)
+    assert items == random_order(sorted(items), order_seed=0)
+    scores = read_scores(tmp_path / "1" / first.scores_path, first.scores_digest)
+    for side in ("champion", "challenger"):
+        assert [s.item_id for s in scores if s.adapter == side] == [i.item_id for i in items]
+    assert first.stopped == "all"
+    assert first.slices[0].num_scored == first.slices[0].num_items == 36
+    assert said[-1].text.startswith("toy 36/36: challenger ")
+    assert said[-1].fraction == 1.0
+    assert len(said[-1].prefixes[0].champion) == 36
+    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == [
+        "items.parquet",
+        "scores.parquet",
+    ]
 
 
 def test_a_limit_takes_the_first_items(
@@ -190,6 +159,95 @@ def test_without_a_sandbox_no_code_is_run(
     assert part.num_items == 0
     assert part.not_evaluated is not None
     assert "bubblewrap" in part.not_evaluated
+
+
+# ---------------------------------------------------------------- what is known, and who is scored
+
+
+def test_known_scores_are_not_made_again(
+    tmp_path: Path, suite: Suite, champion: Path, challenger: Path
+) -> None:
+    store = LocalScores(tmp_path / "scores")
+    first = _evaluate(tmp_path / "1", [suite], challenger, champion, store=store)
+    assert first.num_from_cache == 0
+    seen: list[tuple[SlicePrefix, ...]] = []
+
+    def rule(order: Sequence[str], prefixes: Sequence[SlicePrefix]) -> list[str]:
+        seen.append(tuple(prefixes))
+        return ["toy"] if prefixes[0].scores.num_scored < 10 else []
+
+    config = NO_NEWEST.model_copy(update={"batch_items": 10})
+    more = {"store": store, "cached_sides": ["champion"], "stopping": rule, "config": config}
+    second = _evaluate(tmp_path / "2", [suite], challenger, champion, **more)
+    assert second.stopped == "decided"
+    assert second.slices[0].num_scored == 10
+    assert second.num_from_cache == 36
+    scores = read_scores(tmp_path / "2" / second.scores_path)
+    before = read_scores(tmp_path / "1" / first.scores_path)
+    # All of the champion's, and of the challenger those that were made.
+    assert [s for s in scores if s.adapter == "champion"] == [
+        s for s in before if s.adapter == "champion"
+    ]
+    assert [s.item_id for s in scores if s.adapter == "challenger"] == [
+        s.item_id for s in before if s.adapter == "challenger"
+    ][:10]
+    rest = [s.score for s in before if s.adapter == "champion"]
+    assert [prefixes[0].champion_rest for prefixes in seen] == [tuple(rest), tuple(rest[10:])]
+
+    everything = {"store": store, "cached_sides": ["champion", "challenger"]}
+    third = _evaluate(tmp_path / "3", [suite], challenger, champion, **everything)
+    assert third.num_from_cache == 72
+    assert third.scores_digest == first.scores_digest
+
+
+def test_another_adapter_knows_nothing(
+    tmp_path: Path, suite: Suite, champion: Path, challenger: Path
+) -> None:
+    store = LocalScores(tmp_path / "scores")
+    _evaluate(tmp_path / "1", [suite], challenger, champion, store=store)
+    more = {"store": store, "cached_sides": ["champion", "challenger"]}
+    swapped = _evaluate(tmp_path / "2", [suite], champion, challenger, **more)
+    assert swapped.num_from_cache == 72  # by digest, whatever its part was
+    other = _evaluate(tmp_path / "3", [suite], challenger, None, **more)
+    assert other.num_from_cache == 36
+    more_tokens = [task.model_copy(update={"max_gen_toks": 3}) for task in suite.tasks[:1]]
+    changed = suite.model_copy(update={"tasks": [*more_tokens, *suite.tasks[1:]]})
+    asked_otherwise = _evaluate(tmp_path / "4", [changed], challenger, champion, **more)
+    assert asked_otherwise.num_from_cache == 2 * 24
+
+
+def test_one_adapter_alone(tmp_path: Path, suite: Suite, challenger: Path, champion: Path) -> None:
+    both = _evaluate(tmp_path / "both", [suite], challenger, champion)
+    alone = _evaluate(
+        tmp_path / "1", [suite], challenger, None, adapters={"challenger": challenger}
+    )
+    scores = read_scores(tmp_path / "1" / alone.scores_path)
+    assert {s.adapter for s in scores} == {"challenger"}
+    assert alone.slices[0].num_scored == 36
+    assert _by_item(scores, "challenger") == _by_item(
+        read_scores(tmp_path / "both" / both.scores_path), "challenger"
+    )
+    base = _evaluate(tmp_path / "2", [suite], challenger, None, adapters={"challenger": None})
+    assert base.challenger_digest == f"base:{BASE.revision}"
+
+
+def test_the_anchor_is_scored_on_the_suites_unless_it_is_the_champion(
+    tmp_path: Path, suite: Suite, champion: Path, challenger: Path
+) -> None:
+    adapters = {"challenger": challenger, "champion": None, "anchor": champion}
+    result = _evaluate(tmp_path / "1", [suite], challenger, None, adapters=adapters)
+    scores = read_scores(tmp_path / "1" / result.scores_path)
+    assert result.slices[0].against_anchor
+    assert [s.adapter for s in scores[:3]] == ["champion", "challenger", "anchor"]
+    assert len(scores) == 3 * 36
+    assert _by_item(scores, "anchor") == _plain_lm_eval(suite, champion)
+
+    shutil.copytree(champion, tmp_path / "copy")
+    adapters = {"challenger": challenger, "champion": champion, "anchor": tmp_path / "copy"}
+    result = _evaluate(tmp_path / "2", [suite], challenger, None, adapters=adapters)
+    assert not result.slices[0].against_anchor
+    assert result.anchor_digest == result.champion_digest
+    assert len(read_scores(tmp_path / "2" / result.scores_path)) == 2 * 36
 
 
 # ---------------------------------------------------------------- what is refused
@@ -260,6 +318,21 @@ def test_a_broken_challenger_is_refused(
         _evaluate(tmp_path, [], broken, None)
 
 
+def test_an_adapter_that_changes_meanwhile_is_refused(
+    tmp_path: Path, suite: Suite, challenger: Path
+) -> None:
+    changing = tmp_path / "changing"
+    shutil.copytree(challenger, changing)
+
+    def change(progress: EvaluateProgress) -> None:
+        if progress.fraction == 1.0:
+            _tiny(changing)
+
+    with pytest.raises(SecurityError, match="was changed while it was evaluated"):
+        _evaluate(tmp_path / "out", [suite], changing, None, on_progress=change)
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("task", "error", "complaint"),
     [
@@ -271,17 +344,10 @@ def test_a_broken_challenger_is_refused(
 def test_tasks_that_cannot_be_gated_are_refused(
     tmp_path: Path,
     suite: Suite,
-    monkeypatch: pytest.MonkeyPatch,
     task: TaskConfig,
     error: type[Exception],
     complaint: str,
 ) -> None:
-    from ct_llm.evaluate import tasks
-
-    # lm-eval's own index takes 15 seconds and holds nothing of this name either.
-    assert suite.task_dir is not None
-    local = tasks._local_index(suite.task_dir)
-    monkeypatch.setattr(tasks, "_builtin_index", lambda: local)
     with pytest.raises(error, match=complaint):
         load_tasks(suite.model_copy(update={"tasks": [task]}), None, tmp_path)
 
@@ -314,7 +380,7 @@ def test_changed_items_are_read_anew(tmp_path: Path, task_dir: Path) -> None:
     before = load_tasks(suite, None, tmp_path / "1")[0].item_ids()
     items = folder / "items.jsonl"
     stat = items.stat()
-    _write_items(items, "Say howdy to")
+    write_items(items, "Say howdy to")
     os.utime(items, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     (tmp_path / "2").mkdir()
     after = load_tasks(suite, None, tmp_path / "2")[0].item_ids()
@@ -323,24 +389,6 @@ def test_changed_items_are_read_anew(tmp_path: Path, task_dir: Path) -> None:
 
 
 # ---------------------------------------------------------------- means
-
-
-def _save_adapter(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(BASE.folder, dtype=torch.float32)
-    config = LoraConfig(
-        r=4,
-        target_modules=["q_proj", "v_proj", "down_proj"],
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=BASE.repo,
-    )
-    peft_model = get_peft_model(model, config)
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    peft_model.save_pretrained(str(folder))
-    _change_config(folder, base_model_name_or_path=BASE.repo)
-    return folder
 
 
 def _change_config(folder: Path, **changes: Any) -> None:
@@ -353,20 +401,6 @@ def _change_weights(folder: Path, change: Callable[[str, torch.Tensor], torch.Te
     save_file({name: change(name, tensor) for name, tensor in load_file(path).items()}, path)
 
 
-def _write_items(path: Path, verb: str) -> None:
-    names = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana", "Ian", "Jo", "Kim", "Leo"]
-    rows = [
-        {
-            "question": f"{verb} {name}.",
-            "answer": f"Hello {name}!",
-            "choices": [f"Hello {other}!" for other in sorted({name, *names[:3]})],
-            "label": sorted({name, *names[:3]}).index(name),
-        }
-        for name in names
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _evaluate(
     folder: Path,
     suites: list[Suite],
@@ -375,26 +409,32 @@ def _evaluate(
     *,
     config: EvaluateConfig = NO_NEWEST,
     holdout: Path | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    **more: Any,
 ) -> EvalResult:
+    adapters = {"challenger": challenger, "champion": champion}
     return evaluate(
         config,
         suites,
         base=BASE,
         base_config=BaseModelConfig(repo=BASE.repo),
-        challenger=challenger,
-        champion=champion,
-        champion_revision=None,
         holdout=holdout,
         folder=folder,
-        on_progress=on_progress,
+        **{"adapters": adapters, **more},
     )
 
 
-def _by_item(scores: list[ItemScore], adapter: str) -> dict[str, tuple[float, str, str | None]]:
-    """Item id to score, prompt and, where something was generated, output."""
+def _by_item(scores: list[ItemScore], adapter: str) -> dict[str, tuple[Any, str, str | None]]:
+    """Item id to score, prompt and, where something was generated, output.
+
+    Likelihoods differ in their last digits with the shape of a forward pass, and lm-eval's own do so
+    with its batch size; every other score is the same exactly.
+    """
     return {
-        s.item_id: (s.score, s.prompt, s.output if s.task == "toy_write" else None)
+        s.item_id: (
+            pytest.approx(s.score, rel=1e-5) if s.task == "toy_likely" else s.score,
+            s.prompt,
+            s.output if s.task == "toy_write" else None,
+        )
         for s in scores
         if s.adapter == adapter
     }

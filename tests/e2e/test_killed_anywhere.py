@@ -36,7 +36,7 @@ def world(tmp_path: Path, hub: RunningHub) -> LoopWorld:
                 "max_length": 128,
                 "save_every_steps": 5,
             },
-            "evaluate": {"suites": ["suites/chat.yaml"], "limit": 15},
+            "evaluate": {"suites": ["suites/chat.yaml"], "limit": 15, "batch_items": 5},
             # Only whether the loop survives is asked here, so the guard may lose everything.
             "gate": {"target": "newest"},
         },
@@ -62,6 +62,8 @@ def test_killed_anywhere_ends_with_exactly_one_promotion(world: LoopWorld) -> No
         "prepared": there("prepare.json"),
         "a checkpoint written": there("checkpoints/**/checkpoint-5/*"),
         "trained": there("train.json"),
+        "items drawn": there("items.parquet"),
+        "a batch scored": there("journal/0*.json"),
         "evaluated": there("evaluate.json"),
         "gate decided": there("gate.json"),
         "commit landed": landed,

@@ -1,31 +1,28 @@
 """The shipped suites on real benchmarks, served by the embedded Hub under their real names."""
 
-import gzip
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from ct_llm.config import shipped
+from ct_llm.config import Suite, TaskConfig, shipped
 from ct_llm.errors import SecurityError
 from ct_llm.evaluate.sandbox import sandbox_problem
 from ct_llm.evaluate.scores import read_scores
-from ct_llm.hub_server import RunningHub, running_hub
+from ct_llm.evaluate.tasks.tasks import load_tasks
 from ct_llm.records import EvalResult
+from scripts.bench.real_tasks import human_eval, mbpp
+from tests.real_tasks import RealHub
 
 pytestmark = pytest.mark.e2e
 
-Rows = list[dict[str, Any]]
 NUM_ROWS = 20
-"""Of each benchmark: enough for few-shot examples and `limit`."""
+"""Of each benchmark whose own solutions are graded."""
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}</s>{% endif %}\n{% endfor %}"
@@ -54,36 +51,30 @@ for name, parameter in model.named_parameters():
     if "lora_B" in name:
         torch.nn.init.normal_(parameter, std=0.05)
 model.save_pretrained(folder / "adapter")
-config = EvaluateConfig(suites=names, limit=4, newest=NewestConfig(enabled=False))
+config = EvaluateConfig(
+    suites=names,
+    limit=4,
+    newest=NewestConfig(enabled=False),
+    dataset_revisions=json.loads(sys.argv[3]),
+)
 result = evaluate(
     config,
     load_suites(config),
     base=BaseModelFolder(base, "base", "0"),
     base_config=BaseModelConfig(repo=str(base), chat_template=folder / "template.jinja"),
-    challenger=folder / "adapter",
-    champion=None,
-    champion_revision=None,
-    holdout=None,
+    adapters={"champion": None, "challenger": folder / "adapter"},
     folder=folder,
-    on_progress=lambda line: print(line, file=sys.stderr),
+    on_progress=lambda progress: print(progress.text, file=sys.stderr),
 )
 print(result.model_dump_json())
 """
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Iterator[RunningHub]:
-    with running_hub(tmp_path_factory.mktemp("hub")) as hub:
-        for repo, splits in _benchmarks(real_data / "eval").items():
-            _publish(hub, repo, splits)
-        yield hub
-
-
-def test_the_default_suites(hub: RunningHub, real_data: Path, tmp_path: Path) -> None:
-    result = _evaluate(hub, real_data, tmp_path, "coding,reasoning,chat")
+def test_the_default_suites(real_hub: RealHub, real_data: Path, tmp_path: Path) -> None:
+    result = _evaluate(real_hub, real_data, tmp_path, "coding,reasoning,chat")
     num_items = {part.slice: part.num_items for part in result.slices}
     coding = 0 if sandbox_problem() else 8
-    assert num_items == {"coding": coding, "reasoning": 24, "chat": 4}
+    assert num_items == {"coding": coding, "reasoning": 24, "chat": 8}
     scores = read_scores(tmp_path / result.scores_path)
     assert len(scores) == 2 * sum(num_items.values())
     assert {score.score for score in scores} <= {0.0, 1.0}
@@ -100,37 +91,38 @@ def test_the_benchmarks_own_solutions_pass(real_data: Path) -> None:
     if (problem := sandbox_problem()) is not None:
         pytest.skip(problem)
     grading = _load_grading()
-    for doc in _human_eval(real_data / "eval")[:NUM_ROWS]:
+    for doc in human_eval(real_data / "eval")[:NUM_ROWS]:
         whole = f"Here:\n```python\n{doc['prompt']}{doc['canonical_solution']}\n```"
         assert grading.grade_humaneval(doc, [whole]) == {"passed": 1.0}, doc["task_id"]
         assert grading.grade_humaneval(doc, [doc["canonical_solution"]]) == {"passed": 1.0}
         assert grading.grade_humaneval(doc, ["    return None"]) == {"passed": 0.0}
-    for doc in _mbpp(real_data / "eval")[:NUM_ROWS]:
+    for doc in mbpp(real_data / "eval")[:NUM_ROWS]:
         assert grading.grade_mbpp(doc, [f"```python\n{doc['code']}\n```"]) == {"passed": 1.0}
         assert grading.grade_mbpp(doc, ["I would rather not."]) == {"passed": 0.0}
 
 
-def test_lm_evals_own_humaneval_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lm_eval.tasks
-
-    from ct_llm.config import Suite, TaskConfig
-    from ct_llm.evaluate import tasks as tasks_module
-    from ct_llm.evaluate.tasks import load_tasks
-
-    # One folder of lm-eval's index instead of all of it: 0.1 seconds instead of 15.
-    there = Path(lm_eval.tasks.__file__).parent / "humaneval"
-    index = lm_eval.tasks.TaskManager(include_path=str(there), include_defaults=False)
-    monkeypatch.setattr(tasks_module, "_builtin_index", lambda: index)
-    tasks = [TaskConfig(task="humaneval", metric="pass@1", filter="create_test")]
-    suite = Suite(slice="coding", tasks=tasks, tolerance=0.0)
-    with pytest.raises(SecurityError, match="humaneval runs generated code"):
-        load_tasks(suite, None, tmp_path)
+@pytest.mark.parametrize(
+    ("task", "metric", "named"),
+    [
+        ("humaneval", "pass@1", "humaneval"),
+        ("mbpp_plus_instruct", "pass_at_1", "mbpp_plus_instruct"),
+        ("own_group", "pass@1", "humaneval"),  # a member of a group that is imported with it
+    ],
+)
+def test_lm_evals_own_code_tasks_are_refused(
+    tmp_path: Path, task: str, metric: str, named: str
+) -> None:
+    (tmp_path / "own_group.yaml").write_text("group: own_group\ntask: [humaneval]\n")
+    config = TaskConfig(task=task, metric=metric)
+    suite = Suite(slice="coding", tasks=[config], tolerance=0.0, task_dir=tmp_path)
+    with pytest.raises(SecurityError, match=f"task {named} runs generated code"):
+        load_tasks(suite, None, tmp_path / "cache")
 
 
 # ---------------------------------------------------------------- means
 
 
-def _evaluate(hub: RunningHub | None, real_data: Path, folder: Path, names: str) -> EvalResult:
+def _evaluate(hub: RealHub | None, real_data: Path, folder: Path, names: str) -> EvalResult:
     """In a process of its own: huggingface_hub reads HF_ENDPOINT when it is imported."""
     base = folder / "base"
     shutil.copytree(real_data / "model_stories260k", base, copy_function=shutil.copyfile)
@@ -143,11 +135,11 @@ def _evaluate(hub: RunningHub | None, real_data: Path, folder: Path, names: str)
     endings = {"bos_token_id": 1, "eos_token_id": list(range(2, 512, 16))}
     (base / "generation_config.json").write_text(json.dumps(endings))
     (folder / "template.jinja").write_text(TEMPLATE)
-    env = {**os.environ, "HF_HOME": str(folder / "hf")}
-    if hub is not None:
-        env |= {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token}
+    home = folder / "hf"
+    env = {**os.environ, "HF_HOME": str(home)} if hub is None else hub.environment(home)
+    revisions = json.dumps({} if hub is None else hub.revisions)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), names],
+        [sys.executable, "-c", PROGRAM, str(folder), names, revisions],
         env=env,
         capture_output=True,
         text=True,
@@ -167,103 +159,3 @@ def _load_grading() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _publish(hub: RunningHub, repo: str, splits: dict[tuple[str, str], Rows]) -> None:
-    """One JSONL file a config and split, and the card that says so."""
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    api = HfApi(endpoint=hub.endpoint, token=hub.token)
-    api.create_repo(repo, repo_type="dataset")
-    configs: dict[str, list[dict[str, str]]] = {}
-    files: list[CommitOperationAdd] = []
-    for (config, split), rows in splits.items():
-        path = f"{config}/{split}.jsonl"
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        files.append(CommitOperationAdd(path, text.encode()))
-        configs.setdefault(config, []).append({"split": split, "path": path})
-    card = {"configs": [{"config_name": c, "data_files": f} for c, f in configs.items()]}
-    files.append(CommitOperationAdd("README.md", f"---\n{yaml.safe_dump(card)}---\n".encode()))
-    api.create_commit(repo, files, commit_message="data", repo_type="dataset")
-
-
-def _benchmarks(folder: Path) -> dict[str, dict[tuple[str, str], Rows]]:
-    """Dataset ids as the tasks name them, to rows by config and split."""
-    gsm8k = _jsonl(folder / "reasoning" / "gsm8k" / "train.jsonl")
-    arc = _arc(folder)
-    bbh = ("boolean_expressions", "date_understanding", "logical_deduction_three_objects")
-    return {
-        "openai/openai_humaneval": {("default", "test"): _human_eval(folder)[:NUM_ROWS]},
-        "google-research-datasets/mbpp": {("full", "test"): _mbpp(folder)[:NUM_ROWS]},
-        "openai/gsm8k": {
-            ("main", "train"): gsm8k[:NUM_ROWS],
-            ("main", "test"): gsm8k[NUM_ROWS : 2 * NUM_ROWS],
-        },
-        "allenai/ai2_arc": {
-            (config, split): arc
-            for config in ("ARC-Easy", "ARC-Challenge")
-            for split in ("train", "validation", "test")
-        },
-        "SaylorTwift/bbh": {
-            (name, "test"): json.loads((folder / "reasoning" / "bbh" / f"{name}.json").read_text())[
-                "examples"
-            ][:NUM_ROWS]
-            for name in bbh
-        },
-        "google/IFEval": {("default", "train"): _ifeval(folder)},
-    }
-
-
-def _jsonl(path: Path) -> Rows:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _human_eval(folder: Path) -> Rows:
-    with gzip.open(folder / "coding" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def _mbpp(folder: Path) -> Rows:
-    """From HumanEval's form back to that of the original dataset."""
-    rows: Rows = []
-    for row in _jsonl(folder / "coding" / "mbpp.jsonl")[:NUM_ROWS]:
-        asserts = re.findall(r"^    (assert .*)$", row["test"], re.MULTILINE)
-        rows.append(
-            {
-                "task_id": int(row["task_id"].removeprefix("MBPP/")),
-                "text": row["description"],
-                "code": row["prompt"] + row["canonical_solution"],
-                "test_list": [a.replace("candidate(", f"{row['entry_point']}(") for a in asserts],
-                "test_setup_code": "",
-            }
-        )
-    return rows
-
-
-def _ifeval(folder: Path) -> Rows:
-    """With the nulls that Parquet puts where another instruction has an argument."""
-    rows = _jsonl(folder / "chat" / "ifeval_even.jsonl")
-    keys = sorted({key for row in rows for given in row["kwargs"] for key in given})
-    for row in rows:
-        row["kwargs"] = [{key: given.get(key) for key in keys} for given in row["kwargs"]]
-    return rows
-
-
-def _arc(folder: Path) -> Rows:
-    """From instruction form back to questions with choices."""
-    rows: Rows = []
-    items = json.loads((folder / "reasoning" / "arc_easy" / "test.json").read_text())
-    for number, item in enumerate(items[:NUM_ROWS]):
-        question, answers = re.search(
-            r"question: (.*?)\n\n(Answer1:.*?)\n\nAnswer format", item["instruction"], re.DOTALL
-        ).groups()  # pyright: ignore[reportOptionalMemberAccess]
-        texts = [text.strip() for text in re.split(r"Answer\d: ", answers)[1:]]
-        rows.append(
-            {
-                "id": str(number),
-                "question": question,
-                "choices": {"text": texts, "label": list("ABCDE"[: len(texts)])},
-                "answerKey": "ABCDE"[int(item["answer"].removeprefix("answer")) - 1],
-            }
-        )
-    return rows

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ct_llm.config import BaseModelConfig, LaunchConfig, LoraConfig, TrainConfig
 from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.errors import DataError, InputError
-from ct_llm.evaluate.holdout_task import _renderer, read_holdout, split_response
+from ct_llm.evaluate.tasks.holdout_task import read_holdout, renderer, split_response
 from ct_llm.hub.client import BaseModelFolder
 from ct_llm.prepare.clean.files import SourceFile
 from ct_llm.prepare.clean.rows import CleaningRules, CleanRow, DataSource, clean_rows
@@ -233,10 +232,9 @@ def test_the_trainer_learns_the_same_tokens(tmp_path):
 
 def test_held_out_calls_are_scored_as_rendered_with_their_tools(tmp_path, tokenizer):
     path = write(tmp_path / "a.parquet", (WEATHER, TOOLS), (SUM, TOOLS[1:]), (PLAIN, None))
-    engine: Any = SimpleNamespace(tokenizer=tokenizer)
     rows = {row.row_id: row for row in read_holdout(path, 10)}
     scored = {
-        name: split_response(row.messages, _renderer(engine, row), name)
+        name: split_response(row.messages, renderer(tokenizer, row), name)
         for name, row in rows.items()
     }
     assert scored["row0"][1] == "It snows.<|im_end|>"

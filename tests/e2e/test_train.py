@@ -24,6 +24,7 @@ from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import adapter_digest
 from ct_llm.errors import AdapterError, ConfigError, DataError, InputError, SecurityError
 from ct_llm.hub.client import BaseModelFolder
+from ct_llm.launch.local import ProcessFailure
 from ct_llm.records import PreparedData, TrainedAdapter
 from ct_llm.train import sft
 from ct_llm.train.lora import check_saved_adapter
@@ -365,7 +366,7 @@ def test_a_template_that_teaches_the_wrong_tokens_is_an_input_error(
     with pytest.raises(SystemExit) as ended:
         sft.main(["--request", str(folder.request)])
     assert ended.value.code == InputError.exit_code
-    error = read_record(folder.error, sft.TrainFailure).as_error()
+    error = read_record(folder.error, ProcessFailure).as_error()
     assert type(error) is InputError
     assert fault in str(error)
     assert "base_model.chat_template" in str(error)

@@ -21,7 +21,7 @@ def write(folder: Path, text: str) -> Path:
 def test_three_keys_are_enough_and_the_rest_has_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL))
     assert config.watch.threshold_samples == 10_000
-    assert config.gate.target == "newest"
+    assert config.gate.target is None
     assert config.gate.without_champion == "base_model"
 
 

@@ -1,10 +1,34 @@
+import itertools
 from pathlib import Path
 
 import pytest
 
 from ct_llm.config import LoraConfig
-from ct_llm.digests import adapter_digest, fingerprint
+from ct_llm.digests import adapter_digest, fingerprint, random_order
 from ct_llm.errors import AdapterError
+from ct_llm.records import OrderedItem
+
+ITEMS = [OrderedItem(name, f"task/{n}/{n:016x}", "task") for name in ("a", "b") for n in range(50)]
+
+
+def test_an_order_is_a_permutation_of_all_items_of_all_slices() -> None:
+    order = random_order(ITEMS, order_seed=0)
+    assert sorted(order) == sorted(ITEMS)
+    assert order != ITEMS
+    assert {item.slice for item in order[:20]} == {"a", "b"}
+
+
+def test_an_order_depends_on_the_seed_and_the_items_but_not_on_their_arrival() -> None:
+    order = random_order(ITEMS, order_seed=0)
+    assert random_order(ITEMS[::-1], order_seed=0) == order
+    assert random_order(ITEMS, order_seed=1) != order
+    fewer = random_order(ITEMS[:-1], order_seed=0)
+    assert fewer != [item for item in order if item != ITEMS[-1]]
+
+
+def test_every_order_of_three_items_comes_up() -> None:
+    seen = {tuple(random_order(ITEMS[:3], order_seed=seed)) for seed in range(100)}
+    assert seen == set(itertools.permutations(ITEMS[:3]))
 
 
 def test_a_fingerprint_ignores_the_order_of_keys_only() -> None:

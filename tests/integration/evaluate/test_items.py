@@ -12,8 +12,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from ct_llm.config import EvaluateConfig, Suite
 from ct_llm.errors import ConfigError, InputError
-from ct_llm.evaluate.items import MAX_SHARED, SuiteItem, suite_items
 from ct_llm.evaluate.suite import load_suites
+from ct_llm.evaluate.tasks.items import MAX_SHARED, SuiteItem, suite_items
 from ct_llm.hub_server import RunningHub
 
 Docs = list[dict[str, Any]]
@@ -22,7 +22,7 @@ PROGRAM = """
 import json, os, sys
 from pathlib import Path
 from ct_llm.config import EvaluateConfig, HubConfig
-from ct_llm.evaluate.items import suite_items
+from ct_llm.evaluate.tasks.items import suite_items
 from ct_llm.evaluate.suite import load_suites
 from ct_llm.hub.client import hub_api
 
@@ -90,7 +90,7 @@ def test_the_smoke_suite(tmp_path: Path) -> None:
 
 
 def test_every_document_of_the_scored_split_by_its_evaluation_id(tmp_path: Path) -> None:
-    from ct_llm.evaluate.tasks import load_tasks
+    from ct_llm.evaluate.tasks.tasks import load_tasks
 
     docs: Docs = [{"question": f"How many is {n}?", "answer": str(n)} for n in range(3)]
     suite = _suite(tmp_path, docs)

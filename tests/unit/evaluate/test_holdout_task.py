@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ct_llm.errors import DataError, InputError
-from ct_llm.evaluate.holdout_task import cut_to_context, read_holdout, split_response
+from ct_llm.evaluate.tasks.holdout_task import cut_to_context, read_holdout, split_response
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello "}]
 

@@ -5,17 +5,14 @@ import pytest
 
 from ct_llm.config import Suite, TaskConfig
 from ct_llm.errors import InputError
-from ct_llm.evaluate.samples import check_same_prompts, read_samples
+from ct_llm.evaluate.tasks.samples import Scored, item_id, read_sample
 
 SUITE = Suite(slice="coding", tasks=[TaskConfig(task="t", metric="acc")], tolerance=0.0)
 
 
 def _sample(value: Any, **changes: Any) -> dict[str, Any]:
     sample = {
-        "doc_id": 0,
-        "doc_hash": "ab" * 32,
         "prompt_hash": "cd" * 32,
-        "filter": "none",
         "metrics": ["acc"],
         "acc": value,
         "arguments": [("What?", {"until": []})],
@@ -24,14 +21,13 @@ def _sample(value: Any, **changes: Any) -> dict[str, Any]:
     return {**sample, **changes}
 
 
-def _read(*samples: dict[str, Any], metric: str = "acc", filter_: str = "none") -> Any:
-    return read_samples("t", samples, TaskConfig(task="t", metric=metric, filter=filter_), SUITE)
+def _read(sample: dict[str, Any], metric: str = "acc") -> Scored:
+    return read_sample("t", "t/0/ab", sample, TaskConfig(task="t", metric=metric), SUITE)
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, np.float32(1), np.int64(1), np.bool_(True)])
 def test_one_number_is_a_score(value: Any) -> None:
-    (identity, scored), *_ = _read(_sample(value)).items()
-    assert identity == "t/0/abababababababab"
+    scored = _read(_sample(value))
     assert (scored.score, scored.prompt, scored.output) == (1.0, "What?", "That.")
 
 
@@ -55,26 +51,14 @@ def test_a_missing_metric_names_those_that_exist() -> None:
         _read(_sample(1.0), metric="f1")
 
 
-def test_the_filter_chooses_among_samples() -> None:
-    samples = [_sample(0.0, filter="strict"), _sample(1.0, filter="flexible")]
-    assert [s.score for s in _read(*samples, filter_="flexible").values()] == [1.0]
-    with pytest.raises(InputError, match=r"no filter 'none'\. It has: flexible, strict"):
-        _read(*samples)
-
-
 def test_the_likeliest_choice_is_the_output_of_a_multiple_choice_item() -> None:
     choices = {
         "arguments": [("What?", " this"), ("What?", " that")],
         "resps": [[(-3.0, False)], [(-1.0, True)]],
     }
-    (scored,) = _read(_sample(1.0, **choices)).values()
+    scored = _read(_sample(1.0, **choices))
     assert scored.output == " that (log-likelihood -1.0000)"
 
 
-def test_other_items_or_other_prompts_are_not_paired() -> None:
-    champion = _read(_sample(1.0))
-    check_same_prompts("t", champion, _read(_sample(0.0)))
-    with pytest.raises(InputError, match="different items"):
-        check_same_prompts("t", champion, _read(_sample(0.0, doc_id=1)))
-    with pytest.raises(InputError, match="another prompt for each adapter"):
-        check_same_prompts("t", champion, _read(_sample(0.0, prompt_hash="ef" * 32)))
+def test_an_item_is_named_by_task_position_and_content() -> None:
+    assert item_id("t", 0, "ab" * 32) == "t/0/abababababababab"

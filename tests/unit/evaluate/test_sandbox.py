@@ -1,7 +1,6 @@
-"""The sandbox: true code passes, and code that lies, leaks or runs wild does not."""
+"""The sandbox: what passes, what ends, and what is said where there is none. Attacks: see beside."""
 
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -57,54 +56,51 @@ def test_verdict(code: str, checks: str, passes: bool) -> None:
 
 
 @needs_sandbox
+def test_errors_are_known_by_the_builtin_kind_that_they_are_of() -> None:
+    code = (
+        "import json\nclass E(LookupError):\n    pass\ndef own():\n    raise E\n"
+        "def parse():\n    json.loads('[')\ndef decode():\n    b'\\xff'.decode()\n"
+        "def group():\n    raise ExceptionGroup('g', [ValueError()])"
+    )
+    expected = {"own": "LookupError", "parse": "ValueError", "decode": "UnicodeDecodeError"}
+    checks = [raises(f"{name}()", error) for name, error in expected.items()]
+    assert run_checks(code, "\n".join([*checks, raises("group()", "RuntimeError")]))
+
+
+@needs_sandbox
+def test_generators_are_asked_for_one_more() -> None:
+    code = "def f():\n    yield from (1, 2)"
+    assert run_checks(
+        code, f"g = f()\nassert (next(g), next(g)) == (1, 2)\n{raises('next(g)', 'StopIteration')}"
+    )
+
+
+@needs_sandbox
+def test_builtin_names_and_types_in_checks() -> None:
+    code = (
+        "def sum(a, b):\n    return a - b\n"
+        "def f(values, kind):\n    return [v for v in values if type(v) is kind]"
+    )
+    assert not run_checks(code, "assert sum(3, 1) == 2")
+    assert run_checks(code, "assert sum(3, 1) == 2", tested=["sum"])
+    assert run_checks(code, "assert f([1, 'a', 2.0], str) == ['a']")
+    assert run_checks("def f():\n    return float", "assert f() is float")
+
+
+@needs_sandbox
 def test_plain_data_crosses_unchanged() -> None:
     values = [
-        *(None, True, -3, 10**3000, 1.5, 1e300, 2 - 3j, "é\n\x00'\ud800", b"\xff"),
+        *(None, True, -3, 10**3000, 1.5, 1e300, 2 - 3j, -0.0, "é\n\x00'\ud800", b"\xff"),
         *([], [1, [2]], (), (1,), {}, {(1, 2): {3}}, set(), {4}, frozenset({5})),
     ]
     checks = "".join(f"assert f({value!r}) == {value!r}\n" for value in values)
     checks += "assert f(float('-inf')) == float('-inf')\nassert type(f(True)) is bool\n"
-    checks += "assert f(float('nan')) != f(float('nan'))"
+    checks += "assert f(float('nan')) != f(float('nan'))\n"
+    checks += "assert f(complex(0, float('inf'))) == complex(0, float('inf'))"
     assert run_checks("def f(value):\n    return value", checks)
 
 
-# Cheating
-
-
-@needs_sandbox
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import sys\nsys.exit(0)",
-        "import os\nos._exit(0)",
-        "raise SystemExit(0)",
-        "def f(n):\n    raise SystemExit(0)",
-        "def f(n):\n    import os\n    os._exit(0)",
-        "def f(n):\n    raise KeyboardInterrupt",
-        "def f(n):\n    import os\n    os.kill(-1, 9)",
-        "class A:\n    def __eq__(self, o): return True\n    def __hash__(self): return 0\n"
-        "    def __bool__(self): return True\ndef f(n):\n    return A()",
-        "class A(int):\n    def __eq__(self, o): return True\n    __hash__ = int.__hash__\n"
-        "def f(n):\n    return A(0)",
-        "class A(list):\n    def __eq__(self, o): return True\ndef f(n):\n    return A()",
-        "class A:\n    @property\n    def __class__(self): return int\n"
-        "    def __eq__(self, o): return True\n    def __int__(self): return 7\n"
-        "def f(n):\n    return A()",
-        "import builtins\nbuiltins.AssertionError = None\nbuiltins.__build_class__ = None",
-        "print('PASS')\nprint('{\"pass\": true}')\nprint('exit status 0')",
-        "import os\nfor fd in range(64):\n    try:\n        os.write(fd, b'0' * 32)\n"
-        "    except OSError:\n        pass",
-        "import sys\nfor frame in list(sys._current_frames().values()):\n    while frame:\n"
-        "        frame.f_globals['encode'] = lambda *a: '[True]'\n        frame = frame.f_back",
-        "import sys\ng = sys._getframe(2).f_globals\ng['answer'] = lambda request: True",
-        "import sys\ng = sys._getframe(2).f_globals\ng['send']('loaded')\ng['receive']()\n"
-        "g['send']({'f': 0})\nwhile True:\n    g['receive'](list)\n    g['send']([b'3'])",
-        "def f(n):\n    x = []\n    for _ in range(100_000):\n        x = [x]\n    return x",
-        "def abs(n):\n    return 0\ndef f(n):\n    return 0",
-    ],
-)
-def test_cheating_fails(code: str) -> None:
-    assert not run_checks(code, "assert f(2) == 3 and abs(f(2) - 3) < 1e-6")
+# Isolation
 
 
 @needs_sandbox
@@ -134,35 +130,6 @@ def test_the_code_sees_neither_checks_nor_nonce() -> None:
     assert run_checks(code, "secret = 'zq7x'\nassert search() == ([], False)")
 
 
-# Isolation
-
-
-@needs_sandbox
-def test_no_network() -> None:
-    code = (
-        "import socket\n"
-        "def connect(port):\n    socket.create_connection(('127.0.0.1', port), 1)\n"
-        "def resolve():\n    socket.getaddrinfo('localhost', 80)\n"
-    )
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert run_checks(code, raises(f"connect({port})", "OSError"))
-
-
-@needs_sandbox
-def test_host_files_cannot_be_read(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("secret", encoding="utf-8")
-    paths = [secret, "/etc/passwd", "/etc/hostname", "/proc/self/environ", "/proc/1/cmdline"]
-    paths += [Path.home(), "/root", "/home", Path.cwd(), "/var", "/run", "/sys", "/dev"]
-    code = (
-        "import os\n"
-        "def read(path):\n"
-        "    return os.listdir(path) if os.path.isdir(path) else open(path).read()\n"
-    )
-    assert run_checks(code, "\n".join(raises(f"read({str(path)!r})", "OSError") for path in paths))
-
-
 @needs_sandbox
 def test_nothing_outside_can_be_written(tmp_path: Path) -> None:
     name = f"ct-llm-{os.getpid()}"
@@ -171,38 +138,6 @@ def test_nothing_outside_can_be_written(tmp_path: Path) -> None:
     checks = [raises(f"write({str(path)!r})", "OSError") for path in paths]
     assert run_checks(code, "\n".join([*checks, f"write('/tmp/{name}')"]))
     assert not Path("/tmp", name).exists()
-
-
-@needs_sandbox
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        ("import os\ndef f():\n    while True:\n        os.fork()", "PermissionError"),
-        ("import os\ndef f():\n    os.posix_spawn('/usr/bin/env', ['env'], {})", "PermissionError"),
-        (
-            "import threading\ndef f():\n    while True:\n"
-            "        threading.Thread(target=threading.Event().wait).start()",
-            "RuntimeError",
-        ),
-        ("def f():\n    return len(bytearray(10**9))", "MemoryError"),
-        ("def f():\n    x = []\n    while True:\n        x.append(bytes(10**6))", "MemoryError"),
-        (
-            "import signal\ndef f():\n    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "    open('/tmp/x', 'wb').write(bytes(10**7))",
-            "OSError",
-        ),
-        ("def f():\n    return [open(f'/tmp/{i}', 'w') for i in range(99)]", "OSError"),
-        (
-            "import ctypes\ndef f():\n    libc = ctypes.CDLL(None, use_errno=True)\n"
-            "    results = [libc.ptrace(16, 1, 0, 0), libc.unshare(0x10000000)]\n"
-            "    if results == [-1, -1]:\n        raise PermissionError",
-            "PermissionError",
-        ),
-    ],
-    ids=["fork", "spawn", "threads", "memory", "leak", "file", "files", "ptrace"],
-)
-def test_limits_hold(code: str, error: str) -> None:
-    assert run_checks(code, raises("f()", error))
 
 
 @needs_sandbox

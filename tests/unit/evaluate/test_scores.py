@@ -1,13 +1,13 @@
-import itertools
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ct_llm.digests import file_sha256
 from ct_llm.errors import InputError, StorageError
-from ct_llm.evaluate.scores import random_order, read_scores, write_scores
-from ct_llm.records import ItemScore
+from ct_llm.evaluate.scores import read_items, read_scores, write_items, write_scores
+from ct_llm.records import ItemScore, OrderedItem
 
 IDS = [f"task/{n}/{n:016x}" for n in range(100)]
 
@@ -26,33 +26,25 @@ def _score(item: str, adapter: str = "champion", output: str = "yes") -> ItemSco
     )
 
 
-def test_order_is_a_permutation_of_the_items() -> None:
-    order = random_order(IDS, order_seed=0, slice_name="coding")
-    assert sorted(order) == sorted(IDS)
-    assert order != IDS
-
-
-def test_order_depends_on_seed_slice_and_set_but_not_on_arrival() -> None:
-    order = random_order(IDS, order_seed=0, slice_name="coding")
-    assert random_order(IDS[::-1], order_seed=0, slice_name="coding") == order
-    assert random_order(IDS, order_seed=1, slice_name="coding") != order
-    assert random_order(IDS, order_seed=0, slice_name="chat") != order
-    fewer = random_order(IDS[:-1], order_seed=0, slice_name="coding")
-    assert fewer != [item for item in order if item != IDS[-1]]
-
-
-def test_every_order_of_three_items_comes_up() -> None:
-    seen = {
-        tuple(random_order(IDS[:3], order_seed=seed, slice_name="coding")) for seed in range(100)
-    }
-    assert seen == set(itertools.permutations(IDS[:3]))
-
-
 def test_scores_come_back_in_their_order(tmp_path: Path) -> None:
-    scores = [_score(item, adapter) for item in IDS[:5] for adapter in ("champion", "challenger")]
+    sides = ("champion", "challenger", "anchor")
+    scores = [_score(item, adapter) for item in IDS[:5] for adapter in sides]
     write_scores(tmp_path / "scores.parquet", scores)
     assert read_scores(tmp_path / "scores.parquet") == scores
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
+
+def test_items_come_back_in_their_order(tmp_path: Path) -> None:
+    items = [
+        OrderedItem("coding", item, "task", "p1" if n % 2 else None) for n, item in enumerate(IDS)
+    ]
+    write_items(tmp_path / "items.parquet", items)
+    assert read_items(tmp_path / "items.parquet") == items
+    digest = file_sha256(tmp_path / "items.parquet")
+    assert read_items(tmp_path / "items.parquet", digest) == items
+    write_items(tmp_path / "items.parquet", items[::-1])
+    with pytest.raises(InputError, match="was changed after it was evaluated"):
+        read_items(tmp_path / "items.parquet", digest)
 
 
 def test_no_scores_are_a_file_too(tmp_path: Path) -> None:
@@ -75,6 +67,8 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "scores.parquet"
     with pytest.raises(InputError, match="no such scores file"):
         read_scores(path)
+    with pytest.raises(InputError, match="no such items file"):
+        read_items(path)
     path.write_bytes(b"half a fi")
     with pytest.raises(InputError, match="not a readable Parquet file"):
         read_scores(path)

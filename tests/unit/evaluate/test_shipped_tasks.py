@@ -1,6 +1,8 @@
 """The graders beside the shipped tasks: they are no package, so they are loaded by path."""
 
 import importlib.util
+import json
+import re
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,7 @@ def _module(name: str) -> ModuleType:
 
 CODE = _module("code_grading")
 IFEVAL = _module("ifeval_checks")
+FORMATS = _module("format_checks")
 
 
 @pytest.mark.parametrize(
@@ -96,3 +99,55 @@ def test_each_instruction_tells_good_from_bad(
     assert IFEVAL.grade(doc, [good]) == {"followed": 1.0}
     assert IFEVAL.grade(doc, [bad]) == {"followed": 0.0}
     assert IFEVAL.grade(doc, [" \n"]) == {"followed": 0.0}
+
+
+def _items() -> list[dict[str, str]]:
+    path = shipped("eval_suites/tasks/format_items.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _right_answer(item: dict[str, str]) -> str:
+    expected = json.loads(re.sub(r"\|[^\"]*", "", item["expected"]))
+    if item["kind"] == "word":
+        return str(expected)
+    if item["kind"] == "lines":
+        return "\n".join(f"- {word}" for word in expected)
+    return json.dumps(expected)
+
+
+def test_format_items_are_distinct_and_each_has_a_right_answer() -> None:
+    items = _items()
+    assert len({item["prompt"] for item in items}) == len(items) == 50
+    for number, item in enumerate(items):
+        assert FORMATS.grade(item, [_right_answer(item)]) == {"followed": 1.0}, item["prompt"]
+        other = items[number - 1]
+        assert FORMATS.grade(item, [""]) == {"followed": 0.0}
+        if other["expected"] != item["expected"]:
+            assert FORMATS.grade(item, [_right_answer(other)]) == {"followed": 0.0}, item["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected", "good", "bad"),
+    [
+        ("json", {"a": 1}, '```json\n{"a": 1.0}\n```', 'Here it is: {"a": 1}'),
+        ("json", {"a": 1, "b": "x"}, '{"b": " X", "a": 1}', '{"a": 1}'),
+        ("json", {"a": 1}, ' {"a":1}\n', '{"a": "1"}'),
+        ("json", {"a": True}, '{"a": true}', '{"a": 1}'),
+        ("json", {"a": 1}, '{"a": 1}', '{"a": true}'),
+        ("json", {"a": None}, '{"a": null}', '{"a": ""}'),
+        ("json", {"a": ["x", "y"]}, '{"a": ["x", "y"]}', '{"a": ["y", "x"]}'),
+        ("json", {"a": ["x", "y"]}, '{"a": ["X", "y"]}', '{"a": "x"}'),
+        ("json", {"a": "euro|EUR"}, '{"a": "eur"}', '{"a": "euro|EUR"}'),
+        ("json", ["a"], '["A"]', '"a"'),
+        ("json", ["a"], '["a"]', "[" * 100_000),
+        ("capitals", ["RED"], '["RED"]', '["red"]'),
+        ("word", "yes", "Yes.", "Yes, it does."),
+        ("lines", ["a", "b|c"], "- a\n- C", "- a\n\n- b"),
+        ("lines", ["a", "b"], "- A.\n- b", "* a\n* b"),
+        ("lines", ["a"], "- a", "- a\n- b"),
+    ],
+)
+def test_each_format_tells_good_from_bad(kind: str, expected: Any, good: str, bad: str) -> None:
+    doc = {"kind": kind, "expected": json.dumps(expected)}
+    assert FORMATS.grade(doc, [good]) == {"followed": 1.0}
+    assert FORMATS.grade(doc, [bad]) == {"followed": 0.0}

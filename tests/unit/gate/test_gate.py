@@ -1,15 +1,17 @@
 """The verdict, its reasons, and what is refused before there is one."""
 
+import hashlib
 import math
 from typing import Any
 
 import pytest
 
 from ct_llm.config import GateConfig
+from ct_llm.digests import random_order
 from ct_llm.errors import ConfigError, InputError
 from ct_llm.gate.gate import decide_verdict, gate
 from ct_llm.records import GateDecision, SliceVerdict
-from tests.unit.gate.evaluations import Scores, evaluation, right_wrong, score
+from tests.unit.gate.evaluations import ORDER_SEED, Scores, evaluation, right_wrong, score
 
 BETTER = right_wrong(30, 36)
 SAME = right_wrong(30, 30)
@@ -171,19 +173,23 @@ def test_first_adapter():
 
 
 @pytest.mark.parametrize(
-    ("states", "floors_met", "needs_review", "verdict"),
+    ("states", "floors", "needs_review", "verdict"),
     [
-        (["PASS", "PASS"], True, False, "promote"),
-        (["PASS", "UNDECIDED"], True, False, "inconclusive"),
-        (["PASS", "NOT_EVALUATED"], True, False, "inconclusive"),
-        (["UNDECIDED", "FAIL"], True, False, "reject"),
-        (["PASS", "PASS"], False, False, "reject"),
-        (["PASS", "PASS"], True, True, "inconclusive"),
-        (["PASS", "FAIL"], True, True, "reject"),
+        (["PASS", "PASS"], [], False, "promote"),
+        (["PASS", "PASS"], [True], False, "promote"),
+        (["PASS", "UNDECIDED"], [], False, "inconclusive"),
+        (["PASS", "NOT_EVALUATED"], [], False, "inconclusive"),
+        (["PASS", "PASS"], [True, None], False, "inconclusive"),
+        (["UNDECIDED", "FAIL"], [], False, "reject"),
+        (["PASS", "PASS"], [True, False], False, "reject"),
+        (["PASS", "PASS"], [], True, "inconclusive"),
+        (["PASS", "FAIL"], [], True, "reject"),
     ],
 )
-def test_one_fault_rejects(states: list[Any], floors_met: bool, needs_review: bool, verdict: str):
-    assert decide_verdict(states, floors_met, needs_review) == verdict
+def test_one_fault_rejects(
+    states: list[Any], floors: list[bool | None], needs_review: bool, verdict: str
+):
+    assert decide_verdict(states, floors, needs_review) == verdict
 
 
 # ---------------------------------------------------------------- evidence
@@ -197,7 +203,10 @@ def test_evidence_of_a_slice():
     evidence = coding.evidence
     assert evidence["certain"] is True
     assert (evidence["alpha_pass"], evidence["alpha_fail"]) == (0.05, 0.05 / 3)
-    assert (evidence["fraction_used"], evidence["step"], evidence["order_seed"]) == (1.0, 1.0, 0)
+    assert (evidence["fraction_used"], evidence["step"], evidence["order_seed"]) == (1.0, 1.0, 7)
+    assert (evidence["mode"], evidence["low"], evidence["high"]) == ("finite", -1.0, 1.0)
+    ids = [item.item_id for item in evaluation(slices).items if item.slice == "coding"]
+    assert evidence["order_digest"] == hashlib.sha256("\0".join(ids).encode()).hexdigest()
     assert isinstance(evidence["decided_after"], int) and evidence["decided_after"] <= 60
     assert evidence["descriptive_figures"] == "fixed-n, not valid under early stopping"
     assert evidence["mcnemar_p"] == pytest.approx(2 / 2**11)
@@ -221,14 +230,10 @@ def test_damaged_items_come_from_slices_at_fault_first():
     found = [
         (item.slice, item.item_id.split("/")[1], item.delta) for item in decision.damaged_items
     ]
-    assert found == [
-        ("coding", "3", -0.3),
-        ("coding", "0", -0.2),
-        ("coding", "2", -0.2),
-        ("chat", "1", -1.0),
-        ("chat", "2", -0.3),
-        ("chat", "3", -0.3),
-    ]
+    order = [i.item_id.split("/")[1] for i in evaluation(slices).items if i.slice == "chat"]
+    assert (found[0], found[3]) == (("coding", "3", -0.3), ("chat", "1", -1.0))
+    assert {*found[1:3]} == {("coding", "0", -0.2), ("coding", "2", -0.2)}
+    assert found[4:] == [("chat", index, -0.3) for index in order if index in ("2", "3")]
     worst = decision.damaged_items[0]
     assert worst.prompt == "question 3"
     assert (worst.champion_output, worst.challenger_output) == (
@@ -255,27 +260,60 @@ def test_unknown_target_names_the_slices():
         decided({})
 
 
-@pytest.mark.parametrize("adapter", ["champion", "challenger"])
+@pytest.mark.parametrize("adapter", ["champion", "challenger", "anchor"])
 def test_a_missing_score_names_slice_and_item(adapter: str):
-    result, scores = evaluation({"newest": BETTER})
-    gone = next(s for s in scores if s.adapter == adapter and "/7/" in s.item_id)
+    world = evaluation({"newest": (*BETTER, BETTER[0])})
+    gone = next(s for s in world.scores if s.adapter == adapter and "/7/" in s.item_id)
+    scores = [s for s in world.scores if s is not gone]
     with pytest.raises(InputError, match=rf"newest: item newest_task/7/abc has no .* {adapter}"):
-        gate(GateConfig(), result, [s for s in scores if s is not gone])
+        gate(GateConfig(), world.result, world.items, scores)
 
 
 def test_missing_items():
-    result, scores = evaluation({"newest": BETTER})
-    with pytest.raises(InputError, match="newest: 59 of 60 items are scored"):
-        gate(GateConfig(), result, scores[2:])
+    world = evaluation({"newest": BETTER})
+    fewer = random_order(world.items[1:], order_seed=ORDER_SEED)
+    with pytest.raises(InputError, match="newest: 59 of 60 items are listed"):
+        gate(GateConfig(), world.result, fewer, world.scores)
+
+
+def test_the_order_is_the_one_that_was_drawn():
+    world = evaluation({"newest": BETTER, "chat": SAME})
+    swapped = [world.items[1], world.items[0], *world.items[2:]]
+    with pytest.raises(InputError, match="not in the random order of seed 7: item 1 is"):
+        gate(GateConfig(), world.result, swapped, world.scores)
+    other_seed = world.result.model_copy(update={"order_seed": 8})
+    with pytest.raises(InputError, match="not in the random order of seed 8"):
+        gate(GateConfig(), other_seed, world.items, world.scores)
+
+
+def test_scores_in_the_order_of_completion_are_refused():
+    """A6: what was quick to answer is no sample of all items."""
+    world = evaluation({"newest": right_wrong(20, 40)}, {"newest": {"num_scored": 30}})
+    prefix = [item.item_id for item in world.items[:30]]
+    assert gate(GateConfig(), *world).slices[0].num_used == 30
+
+    last, quick = prefix[-1], world.items[45].item_id
+    scores = [
+        s.model_copy(update={"item_id": quick}) if s.item_id == last else s for s in world.scores
+    ]
+    with pytest.raises(InputError, match=rf"{quick} is number 46 of the slice's order"):
+        gate(GateConfig(), world.result, world.items, scores)
+    # And one that is there beside a whole prefix is not counted silently either.
+    more = [*world.scores, score("newest", int(quick.split("/")[1]), "challenger", 1.0)]
+    with pytest.raises(InputError, match="only the first 30 are said to be scored"):
+        gate(GateConfig(), world.result, world.items, more)
 
 
 def test_repeated_ids():
-    result, scores = evaluation({"newest": BETTER})
+    world = evaluation({"newest": BETTER})
+    more = [*world.scores, score("newest", 3, "champion", 1.0)]
     with pytest.raises(InputError, match="newest_task/3/abc has more than one score"):
-        gate(GateConfig(), result, [*scores, score("newest", 3, "champion", 1.0)])
-    twice = result.model_copy(update={"slices": result.slices * 2})
+        gate(GateConfig(), world.result, world.items, more)
+    with pytest.raises(InputError, match="is there more than once"):
+        gate(GateConfig(), world.result, [*world.items, world.items[0]], world.scores)
+    twice = world.result.model_copy(update={"slices": world.result.slices * 2})
     with pytest.raises(InputError, match=r"newest: .* more than once"):
-        gate(GateConfig(), twice, scores)
+        gate(GateConfig(), twice, world.items, world.scores)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.1])
@@ -294,9 +332,17 @@ def test_a_wrongly_declared_step():
 
 
 def test_scores_of_slices_that_have_none():
-    result, scores = evaluation({"newest": BETTER})
-    with pytest.raises(InputError, match=r"chat: item .* no such slice.*newest"):
-        gate(GateConfig(), result, [*scores, score("chat", 0, "champion", 1.0)])
+    world = evaluation({"newest": BETTER})
+    with pytest.raises(InputError, match=r"chat: item .* has a score.*no such slice.*newest"):
+        more = [*world.scores, score("chat", 0, "champion", 1.0)]
+        gate(GateConfig(), world.result, world.items, more)
+    with pytest.raises(InputError, match="newest: item other/1/abc has a score of the champion"):
+        stray = world.scores[0].model_copy(update={"item_id": "other/1/abc"})
+        gate(GateConfig(), world.result, world.items, [*world.scores, stray])
+    both = evaluation({"newest": BETTER, "chat": SAME})
+    alone = both.result.model_copy(update={"slices": both.result.slices[:1]})
+    with pytest.raises(InputError, match=r"chat: item .* listed, but .* no such slice"):
+        gate(GateConfig(), alone, both.items, [s for s in both.scores if s.slice == "newest"])
     with pytest.raises(InputError, match="said not to be evaluated"):
         decided({"newest": BETTER}, {"newest": {"not_evaluated": "no sandbox"}})
 

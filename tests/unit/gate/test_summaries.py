@@ -7,6 +7,7 @@ import pytest
 
 from ct_llm.gate.summaries import (
     bootstrap_interval,
+    cluster_standard_error,
     describe,
     mcnemar_p,
     standard_error,
@@ -68,3 +69,41 @@ def test_description_of_a_part_and_of_all():
     assert whole["standard_error_finite"] == 0.0
     assert part["descriptive_figures"] == "fixed-n, not valid under early stopping"
     assert describe([1.0], 5)["standard_error_finite"] is None
+
+
+# ---------------------------------------------------------------- clusters
+
+
+def test_clustered_error_by_hand():
+    d, groups = [1.0, 1.0, 0.0, -1.0], np.array([0, 0, 1, 2])
+    # Residuals .75, .75 | -.25 | -1.25; their sums over clusters squared: 2.25, .0625, 1.5625.
+    assert cluster_standard_error(d, groups) == pytest.approx(math.sqrt(3.875) / 4)
+    assert cluster_standard_error([1.0, 0.0], np.array([0, 0])) is None
+    # Alone in its cluster, an item is as good as without: sd / sqrt(n), but for n against n - 1.
+    plain = standard_error(d)
+    assert plain is not None
+    assert cluster_standard_error(d, np.arange(4)) == pytest.approx(plain * math.sqrt(3 / 4))
+
+
+def test_description_with_clusters():
+    rng = np.random.default_rng(2)
+    values = rng.choice([-1.0, 0.0, 1.0], 100, p=[0.1, 0.6, 0.3])
+    d, clusters = np.repeat(values, 8), [f"g{g}" for g in range(100) for _ in range(8)]
+    whole, plain = describe(d, 1600, clusters=clusters), describe(d, 1600)
+    error = whole["cluster_standard_error"]
+    assert isinstance(error, float) and isinstance(plain["standard_error"], float)
+    # Eight copies are no eight items: the error is sqrt(8) times as large as it looks.
+    assert error == pytest.approx(math.sqrt(8) * plain["standard_error"], rel=0.01)
+    assert whole["cluster_standard_error_finite"] == pytest.approx(error * math.sqrt(0.5))
+    assert whole["standard_error"] == plain["standard_error"]
+    assert (whole["num_clusters"], whole["bootstrap_unit"]) == (100, "cluster")
+    assert (plain["bootstrap_unit"], "num_clusters" in plain) == ("item", False)
+    lower, upper = whole["bootstrap_lower"], whole["bootstrap_upper"]
+    assert isinstance(lower, float) and isinstance(upper, float)
+    assert lower == pytest.approx(d.mean() - 1.96 * error, abs=0.15 * error)
+    assert upper == pytest.approx(d.mean() + 1.96 * error, abs=0.15 * error)
+    # In whatever order they come, and None is a cluster of its own.
+    order = rng.permutation(800)
+    shuffled = describe(d[order], 1600, clusters=[clusters[i] for i in order])
+    assert shuffled["bootstrap_lower"] == pytest.approx(lower)
+    assert describe([1.0, 0.0, 1.0], 3, clusters=[None, "a", None])["num_clusters"] == 3

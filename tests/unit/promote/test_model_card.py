@@ -12,6 +12,7 @@ from ct_llm.promote.model_card import (
     score,
     signed,
     slice_table,
+    table_legend,
 )
 from ct_llm.records import ChampionRef, SeenDataset
 from tests.unit.promote.cycle_records import (
@@ -96,6 +97,58 @@ def test_a_slice_without_scores_has_no_result() -> None:
     card = model_card(facts(decision=decide("a" * 64, "inconclusive", slices=(blank,))))
     assert "model-index" not in metadata(card)
     assert "| – | – | – | – | – | ≥ -0.0200 | not evaluated |" in card
+
+
+def test_a_part_of_the_items_is_said_to_be_one() -> None:
+    part = slice_verdict(num_items=1319, num_used=128)
+    card = model_card(facts(decision=decide("a" * 64, slices=(part,))))
+    assert "| coding | 128 of 1,319 | 0.5000 |" in card
+    assert "Scoring stopped as soon as the verdict was certain" in card
+    assert "The risk of another verdict than the full evaluation's is at most 0.05." in card
+    (result,) = metadata(card)["model-index"][0]["results"]
+    assert result["metrics"][0]["name"] == "mean score of 128 of 1,319 items"
+    assert "Scoring stopped" not in model_card(facts())
+
+
+def test_the_anchor_has_a_line_of_its_own_and_no_result() -> None:
+    anchor = slice_verdict(role="anchor", champion_mean=0.61, threshold=-0.04)
+    pooled = slice_verdict("pooled", role="target", strict=True, threshold=0.0)
+    decision = decide("a" * 64, slices=(slice_verdict(), pooled, anchor), anchor_revision="7" * 40)
+    card = model_card(facts(decision=decision))
+    assert "| coding (against the anchor) | 400 | 0.6100 |" in card and "≥ -0.0400" in card
+    assert f"the earlier champion at `{'7' * 12}`" in card
+    (result,) = metadata(card)["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "coding"
+    assert result["metrics"][0]["value"] == 0.525
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"mode": "full"},
+            "Every item was scored, as far as it could matter, so no risk was taken.",
+        ),
+        ({"mode": "population"}, "for items like these"),
+        ({"budget_reached": True}, "The evaluation's budget ran out"),
+    ],
+)
+def test_the_legend_says_what_is_special(changes: dict[str, Any], said: str) -> None:
+    assert said in table_legend(decide("a" * 64, **changes))
+    assert said not in table_legend(decide("a" * 64))
+
+
+def test_an_open_floor_and_an_open_slice_are_not_passed() -> None:
+    open_floor = slice_verdict("a", floor=0.6, floor_met=None)
+    undecided = slice_verdict("b", "UNDECIDED", num_used=0, champion_mean=None)
+    lines = slice_table([open_floor, undecided]).splitlines()
+    assert lines[2].endswith("| floor undecided |")
+    assert lines[3].startswith("| b | 0 of 400 | – |") and lines[3].endswith("| undecided |")
+
+
+def test_a_stranger_is_told_where_the_evidence_is() -> None:
+    card = model_card(facts())
+    assert "`evidence/c1.parquet` on the branch" in card and "`ct-llm recheck`" in card
 
 
 def test_the_table_has_a_cell_for_every_column() -> None:

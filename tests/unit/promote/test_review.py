@@ -9,6 +9,7 @@ from tests.unit.promote.cycle_records import (
     lineage,
     prepared,
     request,
+    slice_verdict,
     snapshot,
 )
 
@@ -82,3 +83,12 @@ def test_the_summary_keeps_what_the_attempt_used_whatever_came_of_it() -> None:
     assert (summary.outcome, summary.version, summary.review_number) == ("rejected", None, 4)
     assert [(d.repo, d.num_rows) for d in summary.datasets] == [("acme/rows", 70)]
     assert (summary.num_train, summary.slices) == (1100, decision.slices)
+
+
+def test_the_description_says_what_was_not_scored_and_where_the_evidence_is() -> None:
+    part = slice_verdict(num_items=1319, num_used=128, state="UNDECIDED")
+    decision = decide("a" * 64, "inconclusive", slices=(part,), budget_reached=True)
+    text = described(decision)
+    assert "| coding | 128 of 1,319 |" in text and "| undecided |" in text
+    assert "The evaluation's budget ran out" in text
+    assert "`evidence/c1.parquet`" in text and "`ct-llm recheck c1`" in text

@@ -21,10 +21,11 @@ from ct_llm.errors import (
     StorageError,
 )
 from ct_llm.hub.client import BaseModelFolder
+from ct_llm.launch.local import ProcessFailure, accelerate_config
 from ct_llm.records import PreparedData, TrainedAdapter
 from ct_llm.train import train as step
-from ct_llm.train.request import TrainFailure, TrainFolder, TrainProgress, TrainRequest
-from ct_llm.train.train import ProgressReader, accelerate_config, build_request, launch_command
+from ct_llm.train.request import TrainFolder, TrainProgress, TrainRequest
+from ct_llm.train.train import ProgressReader, build_request, launch_command
 
 RunTrain = Callable[..., TrainedAdapter]
 
@@ -271,7 +272,7 @@ def test_what_the_process_knows_is_raised_here(
 
 
 def test_an_unknown_kind_of_error_is_a_failed_step() -> None:
-    failure = TrainFailure(error="KeyboardInterrupt", message="m")
+    failure = ProcessFailure(error="KeyboardInterrupt", message="m")
     assert type(failure.as_error()) is StepFailedError
 
 
