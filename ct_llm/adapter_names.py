@@ -1,7 +1,8 @@
 """From what people type to an adapter on this disk and the base model under it.
 
 An adapter is named by a local folder, or by `owner/name` or `owner/name@revision` on the Hub;
-`base` names the base model itself.
+`base` names the base model itself. What begins with `./`, `../`, `/` or `~`, or has more than one
+slash, is no Hub repo, so a folder must be meant.
 """
 
 import json
@@ -54,8 +55,9 @@ def find_adapter(name: Path | str | None, hub: HubConfig) -> NamedAdapter:
     """
     if name is None or name == BASE:
         return NamedAdapter(BASE)
-    label, path = str(name), Path(name).expanduser()
-    if label and path.is_dir():
+    label = str(name)
+    path = _folder(label, is_path=isinstance(name, Path))
+    if path is not None:
         return NamedAdapter(label, path, adapter_digest(path))
     repo, at, revision = label.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")) or (at and not revision):
@@ -77,6 +79,32 @@ def find_adapter(name: Path | str | None, hub: HubConfig) -> NamedAdapter:
             f"{sha[:12]}. Check the name and the revision."
         ) from None
     return NamedAdapter(label, folder, digest, repo, sha)
+
+
+def _folder(name: str, what: str = "", *, is_path: bool = False) -> Path | None:
+    """The folder of that name; None: there is none, and the name may be a Hub repo's.
+
+    Raises InputError where only a folder can be meant and there is none.
+    """
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # ~somebody, whom this machine does not know
+        path = Path(name)
+    if name and path.is_dir():
+        return path
+    if name and (is_path or _can_only_be_a_folder(name)):
+        found = "it is a file, not a folder" if path.exists() else "no such folder"
+        raise InputError(
+            f"{what}{name}: {found} (looked from {Path.cwd()}). Check the path; on the Hub, a repo is "
+            "named owner/name or owner/name@revision."
+        )
+    return None
+
+
+def _can_only_be_a_folder(name: str) -> bool:
+    # A revision may hold slashes of its own: owner/name@refs/pr/1.
+    repo = name.partition("@")[0]
+    return name.startswith(("./", "../", "/", "~")) or repo.count("/") > 1
 
 
 def base_of(
@@ -103,10 +131,11 @@ def base_of(
 
 
 def _named_base(name: str) -> BaseModelConfig:
-    if name and Path(name).expanduser().is_dir():
-        return BaseModelConfig(repo=str(Path(name).expanduser()))
+    folder = _folder(name, "base model ")
+    if folder is not None:
+        return BaseModelConfig(repo=str(folder))
     repo, at, revision = name.partition("@")
-    if repo.count("/") > 1 or not repo or (at and not revision):
+    if not repo or (at and not revision):
         raise InputError(
             f"base model {name}: neither a folder here nor a Hub repo. Give a folder, owner/name or "
             "owner/name@revision."
@@ -127,12 +156,21 @@ def _common_base(adapters: Sequence[NamedAdapter]) -> BaseModelConfig:
         if other.repo != made_for.repo or len(revisions) > 1:
             raise InputError(
                 f"{first.label} was trained on base model {made_for}, {adapter.label} on {other}. "
-                "Adapters are only compared on one base; to take one for both nevertheless, name it "
-                "with --base (base_model= in Python)."
+                f"Adapters are only compared on one base: {_what_to_do(made_for, other)}."
             )
         made_for = _MadeFor(made_for.repo, made_for.revision or other.revision)
     # A local base has no revision to be had: its files are what they are.
     return BaseModelConfig(repo=made_for.repo, revision=made_for.revision or "main")
+
+
+def _what_to_do(first: _MadeFor, second: _MadeFor) -> str:
+    """Naming the base helps only where the engine takes it for both, see `check_adapter`."""
+    if first.repo == second.repo:
+        return "to take one revision for both, name it with --base (base_model= in Python)"
+    paths = any(_can_only_be_a_folder(base.repo) for base in (first, second))
+    if paths and Path(first.repo).name == Path(second.repo).name:
+        return "if these are the same model, name it with --base (base_model= in Python)"
+    return "compare adapters that were trained on the same one"
 
 
 def _made_for(adapter: NamedAdapter) -> _MadeFor:

@@ -4,7 +4,8 @@ Adapters are named by a local folder, or by `owner/name` or `owner/name@revision
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ct_llm.config import (
 from ct_llm.cycle import Cycle
 from ct_llm.cycle_dir import CycleDir
 from ct_llm.errors import DataError, InputError
-from ct_llm.hub.client import fetch_base_model, hub_api
+from ct_llm.hub.client import fetch_base_model, hub_api, use_endpoint
 from ct_llm.pipeline import check_target, look
 from ct_llm.records import CycleSummary, GateDecision, PromotionRecord, Side, TriggerDecision
 from ct_llm.scoring import KeepGoing, OnProgress, Scoring
@@ -44,8 +45,9 @@ def check_for_retraining_trigger(
     watch = validate(WatchConfig, {"threshold_samples": threshold_samples}, "threshold_samples")
     watch = loaded.watch.model_copy(update={"threshold_samples": watch.threshold_samples})
     loaded = loaded.model_copy(update={"watch": watch})
-    api = hub_api(loaded.hub)
-    return look(loaded, api, read_head(api, loaded.adapter_repo)).decision
+    with _no_bars(loaded.hub):
+        api = hub_api(loaded.hub)
+        return look(loaded, api, read_head(api, loaded.adapter_repo)).decision
 
 
 def evaluate(
@@ -70,10 +72,12 @@ def evaluate(
     keep_going: asked after every batch; on False the rest is left out, and the bounds say what that
     leaves open. Raises CtError.
     """
-    named: dict[Side, NamedAdapter] = {"challenger": find_adapter(adapter, hub or HubConfig())}
-    run = Scoring.prepare(named, slices, base_model, chat_template, limit, config, hub)
-    place = folder or Path("ct_llm_eval") / run.folder_name
-    return run.evaluation(place, on_progress=on_progress, keep_going=keep_going)
+    hub = hub or HubConfig()
+    with _no_bars(hub):
+        named: dict[Side, NamedAdapter] = {"challenger": find_adapter(adapter, hub)}
+        run = Scoring.prepare(named, slices, base_model, chat_template, limit, config, hub)
+        place = folder or Path("ct_llm_eval") / run.folder_name
+        return run.evaluation(place, on_progress=on_progress, keep_going=keep_going)
 
 
 def compare(
@@ -102,15 +106,20 @@ def compare(
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha is a risk between 0 and 0.5, such as 0.05; not {alpha}.")
     hub = hub or HubConfig()
-    named: dict[Side, NamedAdapter] = {
-        "champion": find_adapter(champion, hub),
-        "challenger": find_adapter(challenger, hub),
-    }
-    run = Scoring.prepare(named, slices, base_model, chat_template, limit, config, hub)
-    place = folder or Path("ct_llm_compare") / run.folder_name
-    return run.comparison(
-        place, alpha, until_decided=until_decided, on_progress=on_progress, keep_going=keep_going
-    )
+    with _no_bars(hub):
+        named: dict[Side, NamedAdapter] = {
+            "champion": find_adapter(champion, hub),
+            "challenger": find_adapter(challenger, hub),
+        }
+        run = Scoring.prepare(named, slices, base_model, chat_template, limit, config, hub)
+        place = folder or Path("ct_llm_compare") / run.folder_name
+        return run.comparison(
+            place,
+            alpha,
+            until_decided=until_decided,
+            on_progress=on_progress,
+            keep_going=keep_going,
+        )
 
 
 def validate_new_model(
@@ -140,7 +149,7 @@ def validate_new_model(
     from ct_llm.prepare.held_out import write_held_out
 
     gate, hub = gate_config or GateConfig(), hub or HubConfig()
-    with tempfile.TemporaryDirectory(prefix="ct_llm_") as temporary:
+    with _no_bars(hub), tempfile.TemporaryDirectory(prefix="ct_llm_") as temporary:
         folder = Path(temporary)
         num_rows = write_held_out(_rows(test_data), folder / "holdout.parquet")
         chosen = (config or EvaluateConfig()).model_dump()
@@ -175,7 +184,7 @@ def promote(cycle: Path | str, *, config: CTConfig | Path | str | None = None) -
     folder = CycleDir(Path(cycle))
     folder.request()  # raises where there is no cycle, before anything is written there
     loaded = folder.config() if config is None else _config(config)
-    with folder.locked():
+    with _no_bars(loaded.hub), folder.locked():
         step = Cycle(loaded, folder, hub_api(loaded.hub), lambda _: None)
         record = step.promote()
         step.finish()
@@ -192,10 +201,35 @@ def rollback(
     from ct_llm.promote.rollback import rollback as roll_back
 
     loaded = _config(config)
-    return roll_back(hub_api(loaded.hub), loaded.adapter_repo, to=to, reason=reason)
+    with _no_bars(loaded.hub):
+        return roll_back(hub_api(loaded.hub), loaded.adapter_repo, to=to, reason=reason)
 
 
 # ---------------------------------------------------------------- what they share
+
+
+@contextmanager
+def _no_bars(hub: HubConfig) -> Iterator[None]:
+    """No bars of the Hub's client on the caller's stderr; afterwards they are as they were.
+
+    Whoever asks for them with HF_HUB_DISABLE_PROGRESS_BARS=0 gets them.
+    """
+    use_endpoint(hub.endpoint)  # before the client is imported, which fixes it
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is False or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _config(config: CTConfig | Path | str) -> CTConfig:

@@ -43,6 +43,7 @@ class AdapterMean(Record):
     upper: float
     """Of the mean over all N items, alpha / 2 a side."""
     standard_error: float | None
+    """None where all scores are the same: that says nothing of other items."""
     in_percent: bool = True
     """Scores lie in [0, 1], so people read them in percent and points."""
 
@@ -66,7 +67,11 @@ class Difference(Record):
     ties: int
     """Items on which the challenger scored higher, lower, the same."""
     standard_error: float | None
-    """Of delta, from the paired differences; by clusters where the suite names them."""
+    """Of delta, from the paired differences; by clusters where the suite names them. None where all
+    differences are the same: that says nothing of other items."""
+    champion_rest_known: bool = False
+    """The champion's scores of the items not yet scored were known and have narrowed the bounds,
+    which are of delta over all items: that over the n items so far may lie outside them."""
     in_percent: bool = True
 
 
@@ -87,6 +92,8 @@ class Evaluation(Record):
     """Parquet, a row an item: slice, task, item_id, score, prompt, output."""
     interrupted: bool = False
     """Ended before every item was scored, because it was asked to."""
+    budget_spent: bool = False
+    """Ended before every item was scored, by `evaluate.max_items` or `evaluate.max_seconds`."""
     num_from_cache: int = 0
     engine: dict[str, str]
     seconds: float
@@ -125,6 +132,8 @@ class Comparison(Record):
     """Parquet of ComparedItem; slices one after another, each in its random order."""
     interrupted: bool = False
     """Ended before it was done, because it was asked to: the bounds hold nevertheless."""
+    budget_spent: bool = False
+    """Ended before it was done, by `evaluate.max_items` or `evaluate.max_seconds`."""
     num_from_cache: int = 0
     engine: dict[str, str]
     seconds: float
@@ -155,7 +164,8 @@ def difference(prefix: SlicePrefix, alpha: float, task: str | None = None) -> Di
     champion, challenger = np.array(prefix.champion), np.array(prefix.challenger)
     deltas = challenger - champion
     span = scores.score_high - scores.score_low
-    lower, upper = _bounds(deltas, scores, (-span, span), alpha, _known_champion(prefix))
+    known = _known_champion(prefix)
+    lower, upper = _bounds(deltas, scores, (-span, span), alpha, known)
     wins, losses, ties = wins_losses_ties(deltas)
     return Difference(
         slice=scores.slice,
@@ -172,6 +182,7 @@ def difference(prefix: SlicePrefix, alpha: float, task: str | None = None) -> Di
         losses=losses,
         ties=ties,
         standard_error=_error(deltas, prefix),
+        champion_rest_known=known is not None,
         in_percent=_in_percent(scores),
     )
 
@@ -251,6 +262,8 @@ def _clusters(items: Sequence[OrderedItem]) -> tuple[str, ...] | None:
 
 def _error(values: np.ndarray, prefix: SlicePrefix) -> float | None:
     """Items that share a passage move together: there the cluster is what is drawn."""
+    if values.size and np.ptp(values) <= SLACK:
+        return None  # 0 would read as certainty
     if prefix.clusters is None or not values.size:
         return standard_error(values)
     # An item without a cluster is its own.

@@ -175,8 +175,9 @@ class Cycle:
         return adapter
 
     def evaluate(self) -> EvalResult:
+        from ct_llm.evaluate.sandbox import sandbox_problem
         from ct_llm.evaluate.suite import load_suites, suite_identity
-        from ct_llm.evaluation import evaluate_until_decided
+        from ct_llm.evaluation import evaluate_until_decided, gate_digest
 
         data, adapter, base = (
             self.prepare_output(),
@@ -197,9 +198,8 @@ class Cycle:
         seed = fingerprint([self.config.evaluate.order_seed, self.dir.cycle_id])
         config = self.config.evaluate.model_copy(update={"order_seed": int(seed[:8], 16)})
         against = f", v{anchor.version} as anchor" if anchor else ""
-        self._say(
-            "evaluate", f"{len(suites)} suites, champion and challenger on one base{against}", 0.0
-        )
+        names = ", ".join(suite.slice for suite in suites) or "none"
+        self._say("evaluate", f"champion and challenger on one base{against}, suites: {names}", 0.0)
 
         def run() -> EvalResult:
             adapters: dict[Side, Path | None] = {
@@ -243,7 +243,9 @@ class Cycle:
                 _template(self.config),
                 data.digest,
                 # When to stop. What the gate does beside it may change without a new score.
-                gate.model_dump(mode="json", exclude={"num_damaged_items"}),
+                gate_digest(gate),
+                # A slice that was left out for want of a sandbox is scored once there is one.
+                sandbox_problem() if any(suite.executes_code for suite in suites) else None,
             ],
             output=EvalResult,
             run=run,

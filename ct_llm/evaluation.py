@@ -28,6 +28,7 @@ from ct_llm.config import (
     shipped,
 )
 from ct_llm.cycle_dir import read_record, write_atomically, write_record
+from ct_llm.digests import fingerprint
 from ct_llm.errors import ConfigError, CtError, InputError
 from ct_llm.evaluate.progress import EvaluateProgress
 from ct_llm.evaluate.score_store import LocalScores, ScoreStore, adapter_key
@@ -140,6 +141,11 @@ def resolved_gate(
     return resolve_target(gate, suites, others)
 
 
+def gate_digest(gate: GateConfig) -> str:
+    """Of everything in it that says when an evaluation may stop; with its target named."""
+    return fingerprint(gate.model_dump(mode="json", exclude={"num_damaged_items"}))
+
+
 def gate_cycle_files(gate_config: GateConfig, result: EvalResult, folder: Path) -> GateDecision:
     """The gate's decision on an evaluation whose files lie in `folder`; written nowhere.
 
@@ -152,7 +158,17 @@ def gate_cycle_files(gate_config: GateConfig, result: EvalResult, folder: Path) 
 
 
 def decide(gate_config: GateConfig, result: EvalResult, folder: Path) -> GateDecision:
-    """As above, with the evidence beside it: `EVIDENCE`, from which anybody can decide again."""
+    """As above, with the evidence beside it: `EVIDENCE`, from which anybody can decide again.
+
+    Raises InputError too for another gate than the one that stopped the evaluation: whoever chooses
+    alpha or target after a look at the scores has chosen the verdict.
+    """
+    if result.gate_digest != gate_digest(gate_config):
+        raise InputError(
+            f"{folder}: the items were scored until another gate was sure (alpha, target, min_gain, "
+            "mode or anchor differ). Run `ct-llm evaluate` with this configuration, which draws a new "
+            "order; `ct-llm gate --dry-run` only says what it would decide."
+        )
     from ct_llm.gate.evidence import evidence_of, write_evidence
     from ct_llm.gate.gate import gate
 
@@ -182,8 +198,11 @@ def _here(request: EvaluationRequest, on_progress: OnProgress | None) -> EvalRes
     from ct_llm.gate.stopping import stopping_rule
 
     at = request.scores
-    return evaluate(
-        request.config,
+    digest = gate_digest(request.gate)
+    # A fresh order for another gate, as for another challenger.
+    seed = int(fingerprint([request.config.order_seed, digest])[:8], 16)
+    result = evaluate(
+        request.config.model_copy(update={"order_seed": seed}),
         request.suites,
         base=BaseModelFolder(request.base_folder, request.base_repo, request.base_revision),
         base_config=request.base_config,
@@ -198,6 +217,7 @@ def _here(request: EvaluationRequest, on_progress: OnProgress | None) -> EvalRes
         cached_sides=request.cached_sides,
         on_progress=on_progress,
     )
+    return result.model_copy(update={"gate_digest": digest})
 
 
 # ---------------------------------------------------------------- what is known already

@@ -392,6 +392,8 @@ class EvalResult(Record):
     items in one random order, drawn from `order_seed`. A slice's order is the one induced by it."""
     items_digest: str
     order_seed: int
+    gate_digest: str | None = None
+    """Of the gate's configuration whose rule said when to stop; none: no rule did."""
     scores_path: str
     """Parquet of ItemScore, relative to the cycle's folder; slices one after another, in item order.
     The champion's and the anchor's may go on beyond the first `num_scored` items, from the cache."""
@@ -412,7 +414,7 @@ class EvalResult(Record):
     base_revision: str
     seconds: float
     num_from_cache: int = 0
-    """Scores that were known from an earlier evaluation."""
+    """Of the scored items' scores, those that were known from an earlier evaluation."""
     engine: dict[str, str] = {}
     """What made the scores: engine, dtype, device, and versions of the libraries."""
 

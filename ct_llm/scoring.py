@@ -23,10 +23,11 @@ from ct_llm.comparison import (
     write_compared,
     write_evaluated,
 )
-from ct_llm.config import BaseModelConfig, EvaluateConfig, HubConfig, Suite, validate
-from ct_llm.cycle_dir import write_record
+from ct_llm.config import BaseModelConfig, EvaluateConfig, HubConfig, Suite, shipped, validate
+from ct_llm.config_errors import nearest
+from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import fingerprint
-from ct_llm.errors import InputError, SecurityError
+from ct_llm.errors import ConfigError, InputError, SecurityError, StorageError
 from ct_llm.hub.client import BaseModelFolder, fetch_base_model, hub_api
 from ct_llm.records import EvalResult, ItemScore, OrderedItem, Side, SlicePrefix
 
@@ -37,6 +38,7 @@ OnProgress = Callable[["EvaluateProgress"], None]
 KeepGoing = Callable[[], bool]
 """Asked after every batch; False ends the evaluation with what is scored."""
 
+NAMED_BY = "--slice (slices= in Python)"
 ALPHA = 0.05
 """Of the bounds of one adapter's means."""
 
@@ -66,10 +68,8 @@ class Scoring:
         """Raises ConfigError (slices, limit), InputError (different bases, one adapter twice),
         SecurityError (generated code without a sandbox), AdapterError, HubNotFoundError, ...
         """
-        from ct_llm.evaluate.suite import load_suites
-
         evaluation = evaluate_config(slices, limit, config)
-        suites = load_suites(evaluation)
+        suites = load_slices(evaluation)
         _check_sandbox(suites)
         _check_different(adapters)
         base_config = base_of(list(adapters.values()), base_model, chat_template)
@@ -99,7 +99,7 @@ class Scoring:
         on_progress: OnProgress | None = None,
         keep_going: KeepGoing | None = None,
     ) -> Evaluation:
-        """Raises what `evaluate.evaluate` raises."""
+        """Raises what `evaluate.evaluate` raises, and InputError where the folder is not to be had."""
         rule = _Rule(keep_going)
         scored = self._score(folder, rule, on_progress)
         adapter, path = self.adapters["challenger"], folder / "evaluation.parquet"
@@ -119,6 +119,7 @@ class Scoring:
             ),
             items_path=path,
             interrupted=rule.interrupted,
+            budget_spent=scored.result.stopped == "budget",
             num_from_cache=scored.result.num_from_cache,
             engine=scored.result.engine,
             seconds=scored.result.seconds,
@@ -135,7 +136,7 @@ class Scoring:
         on_progress: OnProgress | None = None,
         keep_going: KeepGoing | None = None,
     ) -> Comparison:
-        """Raises what `evaluate.evaluate` raises."""
+        """Raises what `evaluate.evaluate` raises, and InputError where the folder is not to be had."""
         rule = _Rule(keep_going, alpha if until_decided else None)
         scored = self._score(folder, rule, on_progress)
         champion, challenger = self.adapters["champion"], self.adapters["challenger"]
@@ -164,6 +165,7 @@ class Scoring:
             ),
             items_path=path,
             interrupted=rule.interrupted,
+            budget_spent=scored.result.stopped == "budget",
             num_from_cache=scored.result.num_from_cache,
             engine=scored.result.engine,
             seconds=scored.result.seconds,
@@ -176,7 +178,8 @@ class Scoring:
         from ct_llm.evaluate.score_store import LocalScores
         from ct_llm.evaluate.scores import read_items, read_scores
 
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
+        self._check_same(folder)
         # Not the ledger's scores: outputs may be cut short there, and here they are looked at.
         known = LocalScores(cache_folder()) if self.config.cache_scores else None
         result = evaluate(
@@ -196,6 +199,103 @@ class Scoring:
         items = read_items(folder / result.items_path, result.items_digest)
         scores = read_scores(folder / result.scores_path, result.scores_digest)
         return _Scored.read(result, items, scores)
+
+    def _check_same(self, folder: Path) -> None:
+        """Nobody's results are written over, but by the same call.
+
+        Raises InputError where the folder holds those of other adapters, slices or base model.
+        """
+        own = (
+            {side: adapter.digest for side, adapter in self.adapters.items()},
+            {suite.slice for suite in self.suites},
+            self.base.revision,
+        )
+        for path, model in _RESULTS.items():
+            if not (folder / path).exists():
+                continue
+            try:
+                there = read_record(folder / path, model)
+            except InputError:
+                what = f"a {path} that this version cannot read"
+            else:
+                if _identity(there) == own:
+                    continue
+                what = f"the results of {_in_words(there)}"
+            raise InputError(
+                f"{folder} holds {what}, which would be written over. Name another folder with --out "
+                "(folder= in Python), or remove this one."
+            )
+
+
+_RESULTS: dict[str, type[Evaluation] | type[Comparison]] = {
+    "evaluation.json": Evaluation,
+    "comparison.json": Comparison,
+}
+
+
+def _identity(found: Evaluation | Comparison) -> tuple[dict[Side, str | None], set[str], str]:
+    digests: dict[Side, str | None] = (
+        {"challenger": found.digest}
+        if isinstance(found, Evaluation)
+        else {"champion": found.champion_digest, "challenger": found.challenger_digest}
+    )
+    return digests, {line.slice for line in found.slices}, found.base_revision
+
+
+def _in_words(found: Evaluation | Comparison) -> str:
+    who = (
+        found.adapter
+        if isinstance(found, Evaluation)
+        else f"{found.champion} against {found.challenger}"
+    )
+    slices = ", ".join(line.slice for line in found.slices)
+    return f"{who} on {slices} (base model {found.base_model} at {found.base_revision[:12]})"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        raise InputError(
+            f"{folder} cannot be the results' folder: {place} is a file. Name another folder with "
+            "--out (folder= in Python)."
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"{folder} could not be made: {error.strerror or error}. Mend it or name another folder "
+            "with --out (folder= in Python), then run the same command again."
+        ) from error
+
+
+def load_slices(config: EvaluateConfig) -> list[Suite]:
+    """The suites of `evaluate_config`. Raises ConfigError, which speaks of the slices that were asked
+    for: here is no config that could name them."""
+    from ct_llm.evaluate.suite import load_suites
+
+    for name in config.suites:
+        _check_there(name)
+    try:
+        return load_suites(config)
+    except ConfigError as error:
+        place, said, problem = str(error).partition("evaluate.suites: ")
+        raise ConfigError(f"{NAMED_BY}: {problem}" if said and not place else str(error)) from None
+
+
+def _check_there(name: str) -> None:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ConfigError(
+                f"{NAMED_BY}: no such file: {name} (looked from {Path.cwd()}). Give the path of a "
+                "suite file or the name of a shipped suite."
+            )
+        return
+    names = sorted(path.stem for path in shipped("eval_suites").glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(
+            f"{NAMED_BY}: no suite {name!r}{nearest(name, names)}. Shipped: {', '.join(names)}; or "
+            f"give the path of a .yaml file, relative to the current folder ({Path.cwd()})."
+        )
 
 
 def evaluate_config(

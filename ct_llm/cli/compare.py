@@ -13,12 +13,13 @@ from rich.text import Text
 from ct_llm import api
 from ct_llm.adapter_names import BASE, NamedAdapter
 from ct_llm.cli import costs, show
-from ct_llm.cli.live import Line, LiveSlices, percent, table
+from ct_llm.cli.live import Line, LiveSlices, left_out, percent, table
 from ct_llm.cli.side_by_side import print_items
-from ct_llm.comparison import Comparison, Evaluation
+from ct_llm.comparison import Comparison, Difference, Evaluation
 from ct_llm.config import BaseModelConfig, EvaluateConfig, HubConfig, apply_override, validate
 from ct_llm.errors import ConfigError
-from ct_llm.scoring import ALPHA, evaluate_config
+from ct_llm.gate.sequential import SLACK
+from ct_llm.scoring import ALPHA, evaluate_config, load_slices
 
 INTERRUPTED = 130
 PIPE_WIDTH = 120
@@ -53,6 +54,11 @@ class Options(BaseModel):
         **given: Any,
     ) -> "Options":
         """The command line, with its overrides on top. Raises ConfigError."""
+        # Said here: pydantic has a message for each kind of value that it would have taken.
+        if batch_size not in (None, "auto") and not _is_count(batch_size):
+            raise ConfigError(
+                f"--batch-size {batch_size}: expected auto or a whole number from 1 on."
+            )
         evaluate: dict[str, Any] = {"batch_size": batch_size, "device": device, "limit": limit}
         data: dict[str, Any] = {
             **given,
@@ -67,7 +73,7 @@ class Options(BaseModel):
                     "evaluate.batch_items=16."
                 )
             apply_override(data, override)
-        found = validate(cls, data, "the command's options")
+        found = validate(cls, data, "the command line")
         if found.base_model and found.base is None:
             raise ConfigError("--set base_model.… needs --base: the adapters' own is fixed.")
         return found
@@ -91,6 +97,10 @@ class Options(BaseModel):
         return validate(BaseModelConfig, {**named, **self.base_model}, "--base")
 
 
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) >= 1
+
+
 def evaluate(adapter: str | None, options: Options) -> int:
     if options.cost:
         return print_costs(options)
@@ -111,7 +121,7 @@ def evaluate(adapter: str | None, options: Options) -> int:
         what = "base model" if found.digest is None else f"{found.adapter} on"
         _print(out, f"{what} {found.base_model}")
         _print_lines(out, found.slices, found.tasks, found.alpha)
-        _print_end(out, found)
+        _print_end(out, found, options.evaluate)
     return INTERRUPTED if found.interrupted else 0
 
 
@@ -153,7 +163,7 @@ def compare(
         print_items(items, out)
         if samples and not items:
             _print(out, "Both gave the same output and score on every item.")
-        _print_end(out, found)
+        _print_end(out, found, options.evaluate)
     return INTERRUPTED if found.interrupted else 0
 
 
@@ -175,17 +185,47 @@ def _print_lines(
         out.print(table(tasks, alpha, out.width, of="task"))
 
 
-def _print_end(out: Console, found: Evaluation | Comparison) -> None:
+def _print_end(out: Console, found: Evaluation | Comparison, config: EvaluateConfig) -> None:
     if found.interrupted:
         _print(out, "Stopped early, as asked. What is scored is kept, and the bounds hold.")
-    _print(
-        out,
-        f"Bounds: where the mean over all these items lies, with {percent(1 - found.alpha)}, whenever "
-        "one stops. Standard error: how far other items of the same kind would move it.",
-    )
+    if found.budget_spent:
+        budget = {"max_items": config.max_items, "max_seconds": config.max_seconds}
+        given = " and ".join(f"evaluate.{k}={v}" for k, v in budget.items() if v is not None)
+        _print(
+            out,
+            f"The budget ended it ({given}). What is scored is kept, and the bounds hold; raise it to "
+            "go on.",
+        )
+    _print(out, _explained(found, out.width))
     if found.num_from_cache:
         _print(out, f"{found.num_from_cache:,} scores were known from earlier evaluations.")
     _print(out, f"Items: {found.items_path}")
+
+
+def _explained(found: Evaluation | Comparison, width: int) -> str:
+    """What the columns mean: those that are shown, and no others."""
+    hidden = left_out(found.slices, width)
+    said = [
+        f"Bounds: where the mean over all these items lies, with {percent(1 - found.alpha)}, whenever "
+        "one stops."
+    ]
+    if any(is_outside(line) for line in found.slices):
+        said.append(
+            "A delta outside its bounds is of the items scored so far: the champion's scores of the "
+            "others are known, and rule it out for all items."
+        )
+    if "std. error" not in hidden:
+        said.append("Standard error: how far other items of the same kind would move it.")
+    if hidden:
+        said.append(f"A wider terminal or --json shows more ({', '.join(hidden)}).")
+    return " ".join(said)
+
+
+def is_outside(line: Line) -> bool:
+    """Delta of the items so far is none that all items could have."""
+    if not isinstance(line, Difference) or not line.champion_rest_known or line.delta is None:
+        return False
+    return not line.lower - SLACK <= line.delta <= line.upper + SLACK
 
 
 # ---------------------------------------------------------------- Ctrl-C
@@ -233,10 +273,8 @@ class FinishBatch:
 
 def print_costs(options: Options, *, num_adapters: int = 1) -> int:
     """What the slices would cost; nothing is run."""
-    from ct_llm.evaluate.suite import load_suites
-
     config = evaluate_config(options.slices, None, options.evaluate)
-    found = costs.suite_costs(config, load_suites(config), options.hub, quiet=options.as_json)
+    found = costs.suite_costs(config, load_slices(config), options.hub, quiet=options.as_json)
     if options.as_json:
         show.as_json({"num_adapters": num_adapters, "suites": costs.as_data(found)})
     else:

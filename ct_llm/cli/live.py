@@ -130,15 +130,20 @@ class LiveSlices:
         return Group(*parts)
 
 
+def left_out(lines: Sequence[Line], width: int) -> list[str]:
+    """Heads of the columns that `table` has no room for."""
+    is_pair = any(isinstance(line, Difference) for line in lines)
+    return [name for name, needed in WIDE.items() if is_pair and width < needed]
+
+
 def table(lines: Sequence[Line], alpha: float, width: int, *, of: str = "slice") -> Table:
     """A row a line; either all of one adapter or all of two. width: columns of the terminal."""
-    is_pair = any(isinstance(line, Difference) for line in lines)
-    left_out = [name for name, needed in WIDE.items() if is_pair and width < needed]
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=bool(left_out))
+    hidden = left_out(lines, width)
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=bool(hidden))
     found.add_column(of, no_wrap=True)
     rows = [_cells(line, alpha) for line in lines]
     for name in rows[0] if rows else ():
-        if name not in left_out:
+        if name not in hidden:
             found.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     shown = [str(column.header) for column in found.columns[1:]]
     for line, row in zip(lines, rows, strict=True):
@@ -184,14 +189,18 @@ def _items(line: Line) -> str:
 
 
 def _bounds(line: Line, say: Callable[[float | None, bool], str]) -> str:
-    """Rounded outwards: what is printed as above zero is above zero."""
+    """Rounded outwards, with the sign of what is rounded to 0: +0.0 is above zero, -0.0 below."""
     if line.num_used == line.num_items:
         return "exact"
     unit = 1000 if line.in_percent else 100
     lower = math.floor(line.lower * unit + 1e-9) / unit
     upper = math.ceil(line.upper * unit - 1e-9) / unit
-    lower, upper = math.copysign(lower, line.lower), math.copysign(upper, line.upper)
-    return f"[{say(lower, line.in_percent)}, {say(upper, line.in_percent)}]"
+    texts = []
+    for rounded, bound in ((lower, line.lower), (upper, line.upper)):
+        text = say(abs(rounded) if rounded == 0 else rounded, line.in_percent)
+        # `say` knows no sign of 0, and here it tells a decided slice from an open one.
+        texts.append(f"-{text.removeprefix('+')}" if rounded == 0 and bound < 0 else text)
+    return f"[{', '.join(texts)}]"
 
 
 def percent(share: float) -> str:

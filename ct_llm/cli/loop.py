@@ -75,6 +75,12 @@ def _print_result(config: CTConfig, result: CycleResult) -> None:
             f"The champion stays. The challenger waits for a human in review #{promotion.review_number}: "
             f"{promotion.url}\nRecords: {result.cycle_dir}"
         )
+        if result.outcome == "inconclusive":
+            typer.echo(
+                f"What kept it from a verdict can be mended afterwards: `ct-llm evaluate --cycle "
+                f"{result.cycle_dir}` (a larger budget: with --config ct.yaml --set "
+                "evaluate.max_items=…), then gate and promote; nothing is trained again."
+            )
 
 
 def plan(config: CTConfig, force: bool, as_json: bool) -> int:
@@ -120,9 +126,26 @@ def plan(config: CTConfig, force: bool, as_json: bool) -> int:
             out.print(Text(costs.footnote(known_costs, num_adapters=2)), soft_wrap=True)
         target = check_target(config.gate, config.evaluate, suites).target
         out.print(f"Target: {target} must improve by more than {config.gate.min_gain:g}")
+        out.print(_rules(config), markup=False)
         does = f"{'go on with' if resumed else 'start'} cycle {request.cycle_id}" if request else ""
         out.print(f"A run would {does or 'start no cycle'}. Nothing was changed.", markup=False)
     return 0 if request else errors.EXIT_NOTHING_TO_DO
+
+
+def _rules(config: CTConfig) -> str:
+    """What else the comparison goes by, in a line."""
+    gate, evaluation = config.gate, config.evaluate
+    budgets = [
+        f"at most {evaluation.max_items:,} items" if evaluation.max_items else "",
+        f"at most {evaluation.max_seconds:g} s" if evaluation.max_seconds else "",
+    ]
+    newest = f"up to {evaluation.newest.max_items} held-out rows" * evaluation.newest.enabled
+    parts = [
+        f"{gate.mode}, alpha {gate.alpha:g}",
+        f"anchor {gate.anchor}" if gate.anchor else "no anchor",
+        *filter(None, [newest, *budgets]),
+    ]
+    return f"Gate: {'; '.join(parts)}"
 
 
 def watch(

@@ -28,7 +28,10 @@ def recheck(cycle: str, config: Path, sets: list[str], as_json: bool) -> int:
         evidence, problem = read_evidence(folder.path / EVIDENCE), None
         recorded = folder.output("gate", GateDecision)
         if not same_verdict(evidence.decision, recorded):
-            problem = f"the decision in {where} is not the one in {folder.path / 'gate.json'}"
+            problem = (
+                f"The decision in {where} is not the one in {folder.path / 'gate.json'}: one of "
+                "them was changed, so rely on neither."
+            )
     else:
         loaded = load_config(config, sets)
         repo, path = loaded.adapter_repo, evidence_path(cycle)
@@ -44,13 +47,18 @@ def recheck(cycle: str, config: Path, sets: list[str], as_json: bool) -> int:
         entry = read_entry(api, repo, cycle)
         # The outcome may be another: a person may have merged the review.
         if entry is None or entry.slices != evidence.decision.slices:
-            problem = f"the decision in {where} is not the one in the ledger's entry"
+            problem = (
+                f"The decision in {where} is not the one in the ledger's entry: one of them was "
+                "changed, so rely on neither."
+            )
+    decision = evidence.decision
     if problem is None:
         try:
-            recompute(evidence)
+            # Its words, not the recorded ones: those are not compared.
+            decision = recompute(evidence)
         except InputError as error:
-            problem = str(error)
-    _say(cycle, where, evidence.decision, problem, as_json)
+            problem = f"{where}: {error}"
+    _say(cycle, where, decision, problem, as_json)
     return 0 if problem is None else errors.EXIT_SECURITY
 
 
@@ -71,4 +79,4 @@ def _say(
         typer.echo(f"{where}: the scores give the recorded verdict, {decision.verdict}.")
         typer.echo(decision.sentence)
     else:
-        typer.echo(f"{where}: the recorded verdict ({decision.verdict}) does not follow: {problem}")
+        typer.echo(problem)

@@ -98,7 +98,7 @@ def status(config: CTConfig, as_json: bool) -> None:
         table.add_row("last recorded", Text(f"{recorded.checked_at}: {recorded.sentence}"))
     if head.last_attempt is not None:
         last = head.last_attempt
-        table.add_row("last cycle", Text(f"{last.outcome}: {last.sentence}"))
+        table.add_row("last cycle", Text(f"{last.outcome}: {show.without_outcome(last)}"))
     for cycle_id, state in under_way.items():
         steps = ", ".join(state["finished_steps"])
         stopped = f"; stopped by: {state['stopped']}" if state["stopped"] else ""

@@ -110,8 +110,10 @@ def decision(decided: GateDecision) -> None:
 
 def slices(decided: GateDecision, *, with_bounds: bool = True) -> Table:
     """One line a test; the mean of the guards stands below, for what it is worth."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("slice", no_wrap=True)
+    # Two columns between the columns and none around them: seven must fit in 80.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    # The one that may be broken into lines where room is short: a number cut off is another number.
+    table.add_column("slice", overflow="fold")
     bounds = ["bounds"] * with_bounds
     for name in ("items", "champion", "challenger", "delta", *bounds, "needed"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -125,7 +127,7 @@ def slices(decided: GateDecision, *, with_bounds: bool = True) -> Table:
             mean(verdict.challenger_mean, verdict.in_percent),
             change(verdict.delta, verdict.in_percent),
             *[_bounds(verdict)] * with_bounds,
-            f"{relation} {change(verdict.threshold, verdict.in_percent)}",
+            f"{relation} {_needed(verdict)}",
             Text(STATES[verdict.state], style=STYLES[verdict.state]),
         )
     if decided.overall_champion_mean is not None and decided.overall_challenger_mean is not None:
@@ -141,6 +143,12 @@ def slices(decided: GateDecision, *, with_bounds: bool = True) -> Table:
             style="dim",
         )
     return table
+
+
+def _needed(verdict: SliceVerdict) -> str:
+    """The threshold; a sign of 0 would say nothing."""
+    text = change(verdict.threshold, verdict.in_percent)
+    return text if float(text) else text[1:]
 
 
 def _items(verdict: SliceVerdict) -> str:
@@ -178,7 +186,7 @@ def mean(value: float | None, in_percent: bool = True) -> str:
 
 
 def change(value: float | None, in_percent: bool = True) -> str:
-    """In points where scores lie in [0, 1], else as it is."""
+    """In points where scores lie in [0, 1], else as it is; the sign tells a small loss from a small gain."""
     if value is None:
         return "–"
     return f"{100 * value:+.1f}" if in_percent else f"{value:+.2f}"
@@ -199,7 +207,18 @@ def history(entries: Sequence[CycleSummary]) -> None:
             (entry.cycle_id, "dim"),
         )
         out.print(line)
-        out.print(Padding(Text(entry.sentence), (0, 0, 0, 4)))
+        out.print(Padding(Text(without_outcome(entry)), (0, 0, 0, 4)))
+
+
+def without_outcome(entry: CycleSummary) -> str:
+    """The sentence beside the outcome: "Rejected: ..." would say it twice.
+
+    Where the gate said another thing than what became of it, it stays: a person may have decided.
+    """
+    said, colon, reason = entry.sentence.partition(": ")
+    # A promotion begins with "Promote".
+    repeats = bool(colon) and entry.outcome.startswith(said.lower())
+    return reason if repeats else entry.sentence
 
 
 def data_report(report: DataReport) -> None:

@@ -2,11 +2,9 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, model_validator
 
 from ct_llm.config.section import Section
 from ct_llm.config_errors import nearest
@@ -130,6 +128,15 @@ class Suite(Section):
     """All scores are multiples of it (1.0 for right/wrong): sharpens the statistics when declared."""
     score_low: float = 0.0
     score_high: float = 1.0
+
+    @model_validator(mode="after")
+    def _floor_is_a_score(self) -> Self:
+        if self.floor is not None and not self.score_low <= self.floor <= self.score_high:
+            raise ValueError(
+                f"floor {self.floor:g} is no score from {self.score_low:g} to {self.score_high:g}"
+                " (30 % is 0.30)"
+            )
+        return self
 
 
 OVERALL_TARGETS = ("pooled", "weighted")

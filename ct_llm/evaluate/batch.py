@@ -17,8 +17,11 @@ from ct_llm.evaluate.slices import EvalSlice
 from ct_llm.records import KnownScore, OrderedItem, Side
 
 if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
     from ct_llm.evaluate.engine.engine import Engine, Response
     from ct_llm.evaluate.tasks.requests import TaskRequests
+    from ct_llm.evaluate.tasks.samples import Scored
 
 
 class _Asked(NamedTuple):
@@ -27,6 +30,17 @@ class _Asked(NamedTuple):
     item: OrderedItem
     start: int
     stop: int
+
+
+class _Group(NamedTuple):
+    """Items of one share that the same sides are asked."""
+
+    sides: tuple[Side, ...]
+    requests: "list[Instance]"
+    places: list[_Asked]
+
+
+_Answer = tuple[OrderedItem, Side, "list[Response]"]
 
 
 class BatchScorer:
@@ -80,35 +94,49 @@ class BatchScorer:
 
     def _score_shares(self, mine: Sequence[Sequence[OrderedItem]]) -> Scores:
         found: dict[ItemKey, SideScores] = {}
-        graded: list[tuple[OrderedItem, Side, Future[KnownScore]]] = []
+        beside: list[tuple[_Answer, Future[KnownScore | None]]] = []
+        alone: list[_Answer] = []
         # Graders of code wait for sandboxes, so some run at a time, and while the next share is
         # generated. The streams are muted around all threads: each alone would restore the other's.
-        with quiet(), ThreadPoolExecutor(_num_threads(self._ranks.size)) as pool:
-            for share in mine:
-                for item, side, responses in self._answers(share):
-                    grade = partial(self._grade, item, responses)
-                    if self.slices[item.slice].suite.executes_code:
-                        graded.append((item, side, pool.submit(grade)))
-                    else:
-                        found.setdefault(_key(item), {})[side] = grade()
-            for item, side, future in graded:
-                found.setdefault(_key(item), {})[side] = future.result()
+        # Python's and numpy's random states are one for all threads. So whatever watches, seeds or
+        # restores them has its turn before the threads or after them: prompts are built before, and
+        # all other graders come after, with those among the threads' that turned out to draw.
+        with quiet():
+            asked = [self._groups(share) for share in mine]
+            with ThreadPoolExecutor(_num_threads(self._ranks.size)) as pool:
+                for groups in asked:
+                    for answer in self._answers(groups):
+                        item, _, responses = answer
+                        if self.slices[item.slice].suite.executes_code:
+                            grade = partial(self._grade_beside_others, item, responses)
+                            beside.append((answer, pool.submit(grade)))
+                        else:
+                            alone.append(answer)
+            for answer, future in beside:
+                item, side, _ = answer
+                score = future.result()
+                if score is None:
+                    alone.append(answer)
+                else:
+                    found.setdefault(_key(item), {})[side] = score
+            for item, side, responses in alone:
+                found.setdefault(_key(item), {})[side] = self._grade(item, responses)
         return found
 
-    def _answers(
-        self, share: Sequence[OrderedItem]
-    ) -> "list[tuple[OrderedItem, Side, list[Response]]]":
-        """What each side that is needed says to each item of a share."""
-        groups: dict[tuple[Side, ...], list[OrderedItem]] = {}
+    def _groups(self, share: Sequence[OrderedItem]) -> list[_Group]:
+        groups: dict[tuple[Side, ...], _Group] = {}
         for item in share:
-            groups.setdefault(self._missing(item), []).append(item)
-        answers: list[tuple[OrderedItem, Side, list[Response]]] = []
-        for sides, items in groups.items():
-            requests, places = [], list[_Asked]()
-            for item in items:
-                own = self.task(item).of(item.item_id)
-                places.append(_Asked(item, len(requests), len(requests) + len(own)))
-                requests += own
+            sides = self._missing(item)
+            _, requests, places = groups.setdefault(sides, _Group(sides, [], []))
+            own = self.task(item).of(item.item_id)
+            places.append(_Asked(item, len(requests), len(requests) + len(own)))
+            requests += own
+        return list(groups.values())
+
+    def _answers(self, groups: Sequence[_Group]) -> list[_Answer]:
+        """What each side that is needed says to each item of a share."""
+        answers: list[_Answer] = []
+        for sides, requests, places in groups:
             said = self.engine.respond(requests, sides)
             for side in sides:
                 for item, start, stop in places:
@@ -118,7 +146,15 @@ class BatchScorer:
         return answers
 
     def _grade(self, item: OrderedItem, responses: "Sequence[Response]") -> KnownScore:
-        scored = self.task(item).score(item.item_id, responses)
+        return self._checked(item, self.task(item).score(item.item_id, responses))
+
+    def _grade_beside_others(
+        self, item: OrderedItem, responses: "Sequence[Response]"
+    ) -> KnownScore | None:
+        scored = self.task(item).score_beside_others(item.item_id, responses)
+        return None if scored is None else self._checked(item, scored)
+
+    def _checked(self, item: OrderedItem, scored: "Scored") -> KnownScore:
         if not math.isfinite(scored.score):
             raise InputError(f"task {item.task}: item {item.item_id}: its score is {scored.score}.")
         return KnownScore(scored.score, scored.output)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ct_llm.config import BaseModelConfig, EvaluateConfig, Suite
-from ct_llm.digests import adapter_digest, file_sha256, random_order
+from ct_llm.digests import adapter_digest, file_sha256, fingerprint, random_order
 from ct_llm.errors import SecurityError
 from ct_llm.evaluate.batch import BatchScorer
 from ct_llm.evaluate.journal import Journal, Scores
@@ -75,6 +75,7 @@ def evaluate(
         side: None if path is None else adapter_digest(path) for side, path in adapters.items()
     }
     scored = _without_double(adapters, digests)
+    order_seed = _order_seed(config, digests)
     rows = _newest_rows(config, holdout)
 
     # Read by OpenMP when torch is loaded: threads that spin while they wait make a busy machine crawl.
@@ -86,7 +87,7 @@ def evaluate(
     with ready_slices(config, suites, rows, engine, tell) as slices:
         items = random_order(
             [item for part in slices.values() for item in part.items()],
-            order_seed=config.order_seed,
+            order_seed=order_seed,
         )
         keys = Keys(slices, digests, base.revision, engine.identity())
         decisive = [keys.identity(), items, config.batch_items, config.batch_size]
@@ -125,7 +126,9 @@ def evaluate(
             write_new(store, keys, items, known, loop.scores)
             journal.remove()
             num_known = sum(
-                score.adapter in known.get((score.slice, score.item_id), {}) for score in found
+                side in known.get(place, {})
+                for place, sides in loop.scores.items()
+                for side in sides
             )
             return file_sha256(folder / ITEMS), file_sha256(folder / SCORES), num_known
 
@@ -135,7 +138,7 @@ def evaluate(
         slices=tuple(prefix.slice_scores() for prefix in prefixes.values()),
         items_path=ITEMS,
         items_digest=items_digest,
-        order_seed=config.order_seed,
+        order_seed=order_seed,
         scores_path=SCORES,
         scores_digest=scores_digest,
         schedule=schedule,
@@ -175,6 +178,12 @@ def check_before_training(
         for suite, tasks, problem in loaded:
             if on_progress is not None:
                 on_progress(f"{suite.slice}: {problem or ', '.join(task.name for task in tasks)}")
+
+
+def _order_seed(config: EvaluateConfig, digests: Mapping[Side, str | None]) -> int:
+    """Another order for each challenger: else the items on which one was stopped would be known to
+    whoever makes the next one, and come first again."""
+    return int(fingerprint([config.order_seed, digests.get("challenger")])[:8], 16)
 
 
 def _silent(_: EvaluateProgress) -> None:

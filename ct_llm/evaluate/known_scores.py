@@ -1,12 +1,17 @@
 """What a score store knows of an evaluation before it begins, and what it is told at the end."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 
+from ct_llm.config import Suite
 from ct_llm.digests import fingerprint
 from ct_llm.evaluate.journal import Scores
 from ct_llm.evaluate.score_store import ScoreStore, adapter_key, item_key
 from ct_llm.evaluate.slices import EvalSlice
 from ct_llm.records import KnownScore, OrderedItem, Side
+
+ROUNDING = 1e-9
+"""How far from a multiple of its step a score may be: 3 * 0.1 is not 0.3."""
 
 
 class Keys:
@@ -36,7 +41,11 @@ class Keys:
 
 
 def read_known(store: ScoreStore | None, keys: Keys, cached_sides: Collection[Side]) -> Scores:
-    """Scores of those sides for all items of the evaluation, as far as they are known."""
+    """Scores of those sides for all items of the evaluation, as far as they are known.
+
+    One that the suite cannot have given is not: whoever wrote it, the gate would refuse it at every
+    try, and scored again it is right.
+    """
     known: Scores = {}
     if store is None:
         return known
@@ -49,7 +58,7 @@ def read_known(store: ScoreStore | None, keys: Keys, cached_sides: Collection[Si
             requests = part.tasks[task]
             for item_id in requests.item_ids:
                 found = stored.get(item_key(item_id, requests.arguments_digest(item_id)))
-                if found is not None:
+                if found is not None and _is_possible(found.score, part.suite):
                     known.setdefault((name, item_id), {})[side] = found
     return known
 
@@ -75,3 +84,11 @@ def write_new(
                 new.setdefault(kept_at, {})[key] = score
     for (adapter, context), found in new.items():
         store.write(adapter, context, found)
+
+
+def _is_possible(score: float, suite: Suite) -> bool:
+    # NaN is in no range.
+    if not (math.isfinite(score) and suite.score_low <= score <= suite.score_high):
+        return False
+    step = suite.score_step
+    return step is None or abs(math.remainder(score, step)) <= ROUNDING

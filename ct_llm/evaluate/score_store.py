@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ct_llm.cycle_dir import write_atomically
-from ct_llm.hub.score_files import keys_of_score_file, parse_score_file, score_file
+from ct_llm.hub.score_files import keys_of_score_file, parse_score_file, score_file, storable
 from ct_llm.records import KnownScore
 
 
@@ -29,7 +29,8 @@ class ScoreStore(Protocol):
 
 
 def item_key(item_id: str, arguments_digest: str) -> str:
-    return f"{item_id}\0{arguments_digest}"
+    """As a file will have it, so that what was written is found again."""
+    return storable(f"{item_id}\0{arguments_digest}")
 
 
 def adapter_key(digest: str | None, base_revision: str) -> str:

@@ -12,7 +12,7 @@ themselves are right, only an evaluation of the same items can show.
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,27 @@ from ct_llm.gate.gate import gate
 from ct_llm.records import SIDES, EvalResult, GateDecision, ItemScore, OrderedItem
 
 FORMAT = "1"
+DOES_NOT_FOLLOW = "The verdict does not follow from its evidence, so do not rely on it:"
+EXACT = 1e-9
+"""Sums and means that are computed again may differ by this: rounding."""
 CLOSE = 1e-6
-"""Figures that are computed again may differ by this, relatively: another machine's logarithm."""
-NOT_COMPARED = ("bootstrap_lower", "bootstrap_upper")
-"""Resampled, and numpy's generators may draw other numbers in another version."""
+"""Bounds and log e-values may: they come from a search and from another machine's logarithm."""
+SEARCHED = ("lower", "upper", "log_e_pass", "log_e_fail")
 
-NAMED_FIRST = ("slices", "role", "threshold", "strict", "num_items", "num_used", "state", "verdict")
-"""Of several differences, the one that says most: what a slice was asked, then what was found."""
+# What decides, and nothing else: sentences, overall means, damaged items and descriptive figures may
+# be computed otherwise by another version of ct_llm, and an honest old record is no forgery then.
+# In this order the first difference is named: what was asked, then what was found.
+OF_TEST = (
+    *("threshold", "strict", "floor", "num_items", "num_used", "state"),
+    *("champion_mean", "challenger_mean", "delta", "wins", "losses", "ties"),
+    *("floor_met", "lower", "upper"),
+)
+OF_EVIDENCE = ("order_digest", "alpha_pass", "alpha_fail", "log_e_pass", "log_e_fail")
+OF_DECISION = (
+    *("mode", "alpha", "challenger_digest", "champion_revision", "champion_digest"),
+    *("anchor_revision", "anchor_digest", "items_digest", "scores_digest"),
+    *("verdict", "budget_reached"),
+)
 
 SCHEMA = pa.schema(
     [
@@ -149,47 +163,51 @@ def read_evidence(source: Path | bytes) -> Evidence:
 
 
 def recompute(evidence: Evidence) -> GateDecision:
-    """The decision that follows from items and scores.
+    """The decision that follows from items and scores, in the words of this version.
 
-    Raises InputError naming the first difference from the decision that was published, or what is
-    wrong with the order or the scores.
+    Raises InputError naming the first difference from the decision that was published in anything
+    that decides, or what is wrong with the order or the scores.
     """
     try:
         found = gate(evidence.config, evidence.result, evidence.items, evidence.scores)
     except CtError as error:
-        raise InputError(f"The verdict does not follow from its evidence. {error}") from None
-    published = evidence.decision.model_dump(mode="json")
-    for where, said, follows in _differences("", published, found.model_dump(mode="json")):
+        raise InputError(f"{DOES_NOT_FOLLOW} {error}") from None
+    for where, said, follows in _differences(evidence.decision, found):
         raise InputError(
-            f"The verdict does not follow from its evidence: {where} is {said!r} in the decision, "
-            f"but {follows!r} follows from the scores."
+            f"{DOES_NOT_FOLLOW} {where} is {said!r} in the decision, but {follows!r} by the scores."
         )
     return found
 
 
-def _differences(where: str, said: Any, follows: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Every place where two JSON values differ, with its name."""
-    if isinstance(said, dict) and isinstance(follows, dict):
-        names = {*said, *follows} - {*NOT_COMPARED}
-        for key in [k for k in NAMED_FIRST if k in names] + sorted(names - {*NAMED_FIRST}):
-            place = f"{where}.{key}" if where else key
-            yield from _differences(place, said.get(key), follows.get(key))
-    elif isinstance(said, list) and isinstance(follows, list) and len(said) == len(follows):
-        for index, (a, b) in enumerate(zip(said, follows, strict=True)):
-            yield from _differences(f"{where}[{_label(a, index)}]", a, b)
-    elif not _same(said, follows):
-        yield where, said, follows
+def _differences(said: GateDecision, follows: GateDecision) -> Iterator[tuple[str, Any, Any]]:
+    """What decides and differs, with its name."""
+    tests, found_tests = _tests(said), _tests(follows)
+    if sorted(tests) != sorted(found_tests):
+        yield "the list of tests", ", ".join(sorted(tests)), ", ".join(sorted(found_tests))
+        return
+    recorded = dict(zip(tests, said.slices, strict=True))
+    for test, found in zip(found_tests, follows.slices, strict=True):
+        one = recorded[test]
+        yield from _fields(f"{test}: ", OF_TEST, vars(one), vars(found))
+        yield from _fields(f"{test}: ", OF_EVIDENCE, one.evidence, found.evidence)
+    yield from _fields("", OF_DECISION, vars(said), vars(follows))
 
 
-def _label(entry: Any, index: int) -> str:
-    if isinstance(entry, dict) and "slice" in entry:
-        more = entry.get("item_id") or entry.get("role")
-        return f"{entry['slice']}, {more}"
-    return str(index)
+def _tests(decision: GateDecision) -> list[str]:
+    return [f"{s.slice} ({s.role})" for s in decision.slices]
 
 
-def _same(said: Any, follows: Any) -> bool:
+def _fields(
+    place: str, names: Sequence[str], said: Mapping[str, Any], follows: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    for name in names:
+        a, b = said.get(name), follows.get(name)
+        if not _same(a, b, CLOSE if name in SEARCHED else EXACT):
+            yield f"{place}{name}", a, b
+
+
+def _same(said: Any, follows: Any, tolerance: float) -> bool:
     numbers = all(isinstance(x, float | int) and not isinstance(x, bool) for x in (said, follows))
     if numbers:
-        return math.isclose(said, follows, rel_tol=CLOSE, abs_tol=1e-9)
+        return math.isclose(said, follows, rel_tol=tolerance, abs_tol=tolerance)
     return type(said) is type(follows) and said == follows

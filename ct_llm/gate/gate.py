@@ -17,7 +17,7 @@ from ct_llm.errors import ConfigError
 from ct_llm.gate.damage import damaged_items
 from ct_llm.gate.observed import Observed, observed
 from ct_llm.gate.pairs import ScoredSlice, pair_items
-from ct_llm.gate.sentences import Scale, slice_sentence, verdict_sentence
+from ct_llm.gate.sentences import Scale, count_items, slice_sentence, verdict_sentence
 from ct_llm.gate.sequential import SLACK, Floats, SequentialState, first_decision
 from ct_llm.gate.slice_tests import SliceTest, in_percent, plan_tests, target_name
 from ct_llm.gate.stopping import check_floor, report_of
@@ -244,7 +244,9 @@ def _evidence(
         evidence["slices"] = ", ".join(test.members)
         evidence["factors"] = ", ".join(f"{factor:.9g}" for factor in test.factors)
     if one.mode == "finite" and one.num_items < SAVES_LITTLE and not test.certain_only:
-        evidence["note"] = f"{one.num_items} items: a small slice needs most of them to be decided"
+        evidence["note"] = (
+            f"{count_items(one.num_items)}: a small slice needs most of them to be decided"
+        )
     n = seen.differences.size
     if n:
         evidence |= describe(
@@ -286,8 +288,13 @@ def _overall_means(slices: Sequence[SliceVerdict]) -> tuple[float | None, float 
 def _overall_rise(
     overall: tuple[float | None, float | None], slices: Sequence[SliceVerdict]
 ) -> str | None:
-    """How much the mean of the guards rose, in words; None if it did not."""
+    """How much the mean of guards rose, in words; None if it did not.
+
+    Nor with a pooled or weighted target: that has a mean of its own, and two would be confused.
+    """
     champion, challenger = overall
+    if any(s.slice in OVERALL_TARGETS for s in slices):
+        return None
     if champion is None or challenger is None or challenger - champion <= SLACK:
         return None
     percent = all(s.in_percent for s in slices if s.role == "guard")

@@ -50,6 +50,10 @@ class Scale:
         return sign + self.size(value)
 
 
+def count_items(number: int) -> str:
+    return f"{number} item{'' if number == 1 else 's'}"
+
+
 def plan_sentence(test: SliceTest) -> str:
     """What one test asks, before any score: e.g. coding (164 items): may lose at most 5.0 points
     against the champion; passes wrongly with at most 5 %, fails wrongly with at most 1.667 %.
@@ -63,14 +67,14 @@ def plan_sentence(test: SliceTest) -> str:
         loss = "may lose nothing" if one.threshold >= -SLACK else f"may lose at most {size}"
         asked = f"{loss} against the {'anchor' if test.role == 'anchor' else 'champion'}"
     if test.certain_only:
-        risk = "decided by what no score to come could change"
+        risk = "every item is scored, which leaves no risk"
     else:
         risk = (
             f"passes wrongly with at most {100 * one.alpha_pass:.4g} %, fails wrongly with at most "
             f"{100 * one.alpha_fail:.4g} %"
         )
     over = f" of {', '.join(test.members)}" if test.is_overall else ""
-    return f"{test.slice} ({one.num_items} items{over}): {asked}; {risk}."
+    return f"{test.slice} ({count_items(one.num_items)}{over}): {asked}; {risk}."
 
 
 def slice_sentence(verdict: SliceVerdict, scale: Scale) -> str:
@@ -80,7 +84,7 @@ def slice_sentence(verdict: SliceVerdict, scale: Scale) -> str:
     if verdict.delta is None or verdict.champion_mean is None or verdict.challenger_mean is None:
         reason = verdict.evidence.get("not_evaluated")
         if reason is None:
-            return f"{verdict.slice}: none of {verdict.num_items} items is scored."
+            return f"{verdict.slice}: none of {count_items(verdict.num_items)} is scored."
         return f"{verdict.slice} was not evaluated: {reason}"
     reach, needed = _reach(verdict, scale), _requirement(verdict, scale)
     before, after = scale.score(verdict.champion_mean), scale.score(verdict.challenger_mean)
@@ -109,7 +113,7 @@ def verdict_sentence(
     budget_reached: bool,
 ) -> str:
     """e.g. Rejected: coding fell by 18.3 points, more than the 5.0 points allowed, although the mean
-    of the slices rose by 6.1 points.
+    of guards rose by 6.1 points.
 
     scales: by slice and role.
     """
@@ -124,7 +128,7 @@ def verdict_sentence(
         sentence = f"Rejected: {'; '.join(reasons)}"
         guard_failed = any(s.state == "FAIL" and s.role == "guard" for s in slices)
         if guard_failed and overall_rise is not None:
-            sentence += f", although the mean of the slices rose by {overall_rise}"
+            sentence += f", although the mean of guards rose by {overall_rise}"
         return sentence + "."
 
     reasons = [
@@ -178,7 +182,7 @@ def _is_exact(verdict: SliceVerdict) -> bool:
 
 
 def _items(verdict: SliceVerdict) -> str:
-    return f"{verdict.num_used} of {verdict.num_items} items"
+    return f"{verdict.num_used} of {count_items(verdict.num_items)}"
 
 
 def _name(verdict: SliceVerdict) -> str:
@@ -189,7 +193,7 @@ def _reach(verdict: SliceVerdict, scale: Scale) -> str:
     """The change, after how many items, and its bounds: a mean alone is biased by the stopping."""
     change, total = scale.change(verdict.delta or 0.0), verdict.num_items
     if _is_exact(verdict):
-        return f"{change} on {'all ' if total > 1 else ''}{total} item{'s' if total > 1 else ''}"
+        return f"{change} on {'all ' if total > 1 else ''}{count_items(total)}"
     reach = f"{change} after {_items(verdict)}"
     if verdict.lower is None or verdict.upper is None:
         return reach

@@ -5,12 +5,17 @@ it holds: a name can be cut short, and a file can be moved.
 """
 
 import io
+import math
 import struct
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ct_llm.records import KnownScore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ADAPTER = b"ct_llm.adapter"
 CONTEXT = b"ct_llm.context"
@@ -18,27 +23,36 @@ DIGEST = b"ct_llm.digest"
 """Of keys, scores and outputs: a bit that flipped in a number would go unseen otherwise."""
 
 
+def storable(text: str) -> str:
+    """Generated text, and names from elsewhere, may hold half a surrogate pair, which no UTF-8 file
+    can: a question mark stands for it."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def score_file(adapter: str, context: str, scores: Mapping[str, KnownScore]) -> bytes:
     """The file's content; the same scores give the same bytes.
 
     adapter: its digest, or `base:<revision>`. context: fingerprint of everything else that the
-    scores depend on. scores: by item and digest of what the model was asked.
+    scores depend on. scores: by item and digest of what the model was asked; finite, or nobody will
+    read the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Generated text may hold half a surrogate pair, which no UTF-8 file can.
-    known = {
-        key: KnownScore(scores[key].score, scores[key].output.encode("utf-8", "replace").decode())
+    clean = {
+        storable(key): KnownScore(scores[key].score, storable(scores[key].output))
         for key in sorted(scores)
     }
+    # Sorted as what is read again from the file will be, or the same scores gave other bytes then.
+    known = dict(sorted(clean.items()))
     names = {ADAPTER: adapter.encode(), CONTEXT: context.encode(), DIGEST: _digest(known)}
     table = pa.table(
         {
-            "key": pa.array(known, pa.string()),
-            "score": pa.array([one.score for one in known.values()], pa.float64()),
-            "output": pa.array([one.output for one in known.values()], pa.string()),
-        }
+            "key": list(known),
+            "score": [one.score for one in known.values()],
+            "output": [one.output for one in known.values()],
+        },
+        schema=_schema(),
     ).replace_schema_metadata(names)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -46,7 +60,10 @@ def score_file(adapter: str, context: str, scores: Mapping[str, KnownScore]) -> 
 
 
 def parse_score_file(content: bytes, adapter: str, context: str) -> dict[str, KnownScore] | None:
-    """The scores; None for a file that is damaged, or holds those of another adapter or context."""
+    """The scores; None for a file that is damaged, or holds those of another adapter or context.
+
+    A score that is not finite is damage: none is ever written, and no gate could take it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,7 +72,10 @@ def parse_score_file(content: bytes, adapter: str, context: str) -> dict[str, Kn
         named = table.schema.metadata or {}
         if (named.get(ADAPTER), named.get(CONTEXT)) != (adapter.encode(), context.encode()):
             return None
-        columns = [table.column(name).to_pylist() for name in ("key", "score", "output")]
+        # Before any value: lists as keys, say, could not even be looked at.
+        if not table.schema.equals(_schema()):
+            return None
+        columns = [column.to_pylist() for column in table.columns]
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
     rows = zip(*columns, strict=True)
@@ -75,9 +95,19 @@ def keys_of_score_file(path: Path) -> tuple[str, str] | None:
         return None
 
 
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema([("key", pa.string()), ("score", pa.float64()), ("output", pa.string())])
+
+
 def _is_whole(known: Mapping[str, KnownScore]) -> bool:
+    # The columns have the right types by now, but any value in them may be null.
     return all(
-        isinstance(key, str) and isinstance(score, float) and isinstance(output, str)
+        isinstance(key, str)
+        and isinstance(score, float)
+        and math.isfinite(score)
+        and isinstance(output, str)
         for key, (score, output) in known.items()
     )
 

@@ -113,7 +113,7 @@ def test_exit_codes_are_the_documented_ones() -> None:
             30,
             "no suite 'smok' (did you mean 'smoke'?)",
         ),
-        (["eval", "--slice", "smoke", "--batch-size", "0x"], 30, "evaluate.batch_size"),
+        (["eval", "--slice", "smoke", "--batch-size", "0x"], 30, "--batch-size 0x"),
         (["eval", "--slice", "smoke", "--set", "train.lora.r=1"], 30, "expected evaluate."),
         (["eval", "--slice", "smoke", "--set", "base_model.dtype=float32"], 30, "needs --base"),
         (["compare", "a", "base", "--slice", "smoke", "--alpha", "2"], 30, "alpha is a risk"),

@@ -352,6 +352,49 @@ def test_a_mistake_is_said_before_anything_is_loaded(
     assert not (tmp_path / "ct_llm_compare").exists()
 
 
+def test_results_are_written_over_by_the_same_call_alone(
+    adapters: tuple[Path, Path], suites: dict[str, str], tmp_path: Path
+) -> None:
+    older, newer = adapters
+    here = tmp_path / "here"
+    found = ct_llm.compare(
+        older, newer, [suites["likely"]], folder=here, config=EvaluateConfig(max_items=5)
+    )
+    assert (found.budget_spent, found.interrupted) == (True, False)
+    again = ct_llm.compare(older, newer, [suites["likely"]], folder=here)
+    assert (again.num_from_cache, again.budget_spent) == (10, False)
+    before = (here / "comparison.json").read_bytes()
+    for champion, challenger, name in (
+        (newer, older, "likely"),
+        (older, None, "likely"),
+        (older, newer, "write"),
+    ):
+        with pytest.raises(InputError, match=r"older against .*newer on likely_slice.*--out"):
+            ct_llm.compare(champion, challenger, [suites[name]], base_model=str(BASE), folder=here)
+    with pytest.raises(InputError, match="holds the results of"):
+        ct_llm.evaluate(older, [suites["likely"]], folder=here)
+    assert (here / "comparison.json").read_bytes() == before
+    (here / "comparison.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot read"):
+        ct_llm.compare(older, newer, [suites["likely"]], folder=here)
+    (tmp_path / "file").write_text("text")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"{tmp_path / 'file'} is a file"):
+            ct_llm.evaluate(older, [suites["likely"]], folder=folder)
+
+
+def test_a_slice_is_named_by_the_argument_and_the_folder_here(
+    adapters: tuple[Path, Path], suites: dict[str, str], tmp_path: Path
+) -> None:
+    for names, said in (
+        (["nope.yaml"], r"no such file: nope.yaml \(looked from " + re.escape(str(tmp_path))),
+        (["smok"], r"no suite 'smok' \(did you mean 'smoke'.*current folder"),
+        ([suites["likely"]] * 2, "slice likely_slice comes from more than one suite"),
+    ):
+        with pytest.raises(ConfigError, match=r"^--slice \(slices= in Python\): " + said):
+            ct_llm.evaluate(adapters[0], names)
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -402,6 +445,13 @@ def test_two_folders_side_by_side(adapters: tuple[Path, Path], suites: dict[str,
     assert [c for c in out + err if c != "\n" and not c.isprintable()] == []
 
 
+def test_the_budget_is_said_to_have_ended_it(suites: dict[str, str]) -> None:
+    options = ("--slice", suites["likely"], "--base", BASE, "--set", "evaluate.max_items=5")
+    out, _ = run("eval", *options)
+    assert "5/24" in out
+    assert "The budget ended it (evaluate.max_items=5)" in out
+
+
 def test_interrupted_after_the_first_batch(adapters: tuple[Path, Path], tmp_path: Path) -> None:
     many = write_suites(make(tmp_path / "many"), 1_000)
     process = command(
@@ -422,6 +472,7 @@ def test_interrupted_after_the_first_batch(adapters: tuple[Path, Path], tmp_path
     out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Stopped early, as asked" in out
+    assert "budget" not in out
     found = read_record(Path("out/comparison.json"), Comparison)
     assert found.interrupted
     (line,) = found.slices
@@ -488,6 +539,9 @@ def test_two_versions_on_the_hub(
         (["compare", "{repo}@v1", "base", "--slice", "smok"], 30, "no suite 'smok'"),
         (["eval", "--adapter", "research/base", "--slice", "smoke"], 30, "holds no PEFT adapter"),
         (["eval", "--slice", "smoke"], 30, "--base"),
+        (["compare", "base", "./nofolder", "--slice", "smoke"], 30, "./nofolder: no such folder"),
+        (["eval", "--slice", "nope.yaml", "--cost"], 30, "--slice (slices= in Python): no such"),
+        (["eval", "--slice", "smoke", "--batch-size", "zero"], 30, "--batch-size zero: expected"),
         (
             ["eval", "--adapter", "none", "--slice", "smoke", "--base", "a/b/c"],
             30,

@@ -94,7 +94,7 @@ def test_the_same_twice_in_an_order_drawn_from_the_items_alone(
     assert first.scores_digest == second.scores_digest
     assert first.items_digest == second.items_digest
     items = read_items(tmp_path / "1" / first.items_path, first.items_digest)
-    assert items == random_order(sorted(items), order_seed=0)
+    assert items == random_order(sorted(items), order_seed=first.order_seed)
     scores = read_scores(tmp_path / "1" / first.scores_path, first.scores_digest)
     for side in ("champion", "challenger"):
         assert [s.item_id for s in scores if s.adapter == side] == [i.item_id for i in items]
@@ -181,7 +181,7 @@ def test_known_scores_are_not_made_again(
     second = _evaluate(tmp_path / "2", [suite], challenger, champion, **more)
     assert second.stopped == "decided"
     assert second.slices[0].num_scored == 10
-    assert second.num_from_cache == 36
+    assert second.num_from_cache == 10  # those of the items that were scored
     scores = read_scores(tmp_path / "2" / second.scores_path)
     before = read_scores(tmp_path / "1" / first.scores_path)
     # All of the champion's, and of the challenger those that were made.
@@ -274,6 +274,12 @@ def _narrow(folder: Path) -> None:
     _change_weights(folder, lambda name, tensor: tensor[..., :-1].contiguous())
 
 
+def _smuggling(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    key = "base_model.model.model.layers.0.mlp.up_proj.weight"
+    save_file({**load_file(path), key: torch.ones(320, 128)}, path)
+
+
 def _truncated(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -302,6 +308,7 @@ def _other_vocabulary(folder: Path) -> None:
         (_tiny, "changes nothing"),
         (_renamed, "does not fit the base model"),
         (_narrow, "does not fit the base model"),
+        (_smuggling, r"up_proj\.weight is a weight of the base model"),
         (_truncated, "cannot be read"),
         (_foreign, "made for base model 'somebody/else', not for 'demo/base'"),
         (_pissa, "changes the base model while loading"),
@@ -358,6 +365,13 @@ def test_a_metric_that_does_not_exist_names_those_that_do(
     wrong = suite.model_copy(update={"tasks": [TaskConfig(task="toy_choose", metric="f1")]})
     with pytest.raises(InputError, match=r"toy_choose: no metric 'f1' per item\. It has: acc"):
         _evaluate(tmp_path, [wrong], challenger, None)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_here_is_said(tmp_path: Path, challenger: Path, device: str) -> None:
+    config = NO_NEWEST.model_copy(update={"device": device})
+    with pytest.raises(ConfigError, match=rf"evaluate\.device: {device} is not"):
+        _evaluate(tmp_path, [], challenger, None, config=config)
 
 
 def test_a_task_without_documents_is_said(tmp_path: Path, task_dir: Path) -> None:

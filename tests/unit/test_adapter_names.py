@@ -1,6 +1,7 @@
 """What people type, resolved to folders and to the one base model under them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,35 @@ def test_a_folder_is_an_adapter_and_base_is_none(
     assert find_adapter("./base", HubConfig()).folder is not None
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/a", "a/", "owner/name@", "", "@v1"])
+@pytest.mark.parametrize("name", ["nowhere", "a/", "owner/name@", "", "@v1"])
 def test_what_is_no_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="neither a folder here nor a Hub repo"):
         find_adapter(name, HubConfig())
+
+
+@pytest.mark.parametrize(
+    "name", ["./nofolder", "../none@v1", "/none", "~/no-such-one", "~nobody-here/x", "a/b/c"]
+)
+def test_what_can_only_be_a_folder_is_not_asked_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=re.escape(f"{name}: no such folder")):
+        find_adapter(name, HubConfig())
+    with pytest.raises(InputError, match=re.escape(f"base model {name}: no such folder")):
+        base_of([NamedAdapter(BASE)], name)
+
+
+def test_a_path_and_a_file_are_no_hub_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="owner/name: no such folder"):
+        find_adapter(Path("./owner/name"), HubConfig())
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InputError, match="a file, not a folder"):
+        find_adapter("./file", HubConfig())
 
 
 def test_a_folder_without_an_adapter(tmp_path: Path) -> None:
@@ -56,11 +81,19 @@ def test_the_base_is_what_the_adapters_name(tmp_path: Path) -> None:
         assert base_of(order) == BaseModelConfig(repo="acme/base", revision="v1")
 
 
-def test_two_bases_are_not_compared_unless_one_is_named(tmp_path: Path) -> None:
+def test_two_bases_are_not_compared(tmp_path: Path) -> None:
+    """Naming one is the advice only where the engine then takes it for both."""
     first = adapter(tmp_path / "1", revision="v1")
-    for other in (adapter(tmp_path / "2", "acme/other"), adapter(tmp_path / "3", revision="v2")):
-        with pytest.raises(InputError, match="only compared on one base"):
+    others = {
+        "compare adapters that": adapter(tmp_path / "2", "acme/other"),
+        "one revision for both, name it with --base": adapter(tmp_path / "3", revision="v2"),
+        "the same model, name it with --base": adapter(tmp_path / "4", "/models/base"),
+        "adapters that were trained on the same": adapter(tmp_path / "5", "other/base"),
+    }
+    for advice, other in others.items():
+        with pytest.raises(InputError, match=f"only compared on one base: .*{advice}") as caught:
             base_of([first, other])
+        assert ("--base" in str(caught.value)) == ("--base" in advice)
         found = base_of([first, other], "acme/third@v9")
         assert (found.repo, found.revision) == ("acme/third", "v9")
 
@@ -98,7 +131,7 @@ def test_nobody_names_the_base() -> None:
         base_of([NamedAdapter(BASE)])
 
 
-@pytest.mark.parametrize("name", ["acme/base@", "a/b/c", ""])
+@pytest.mark.parametrize("name", ["acme/base@", ""])
 def test_what_is_no_base(name: str) -> None:
     with pytest.raises(InputError, match="neither a folder here nor a Hub repo"):
         base_of([NamedAdapter(BASE)], name)

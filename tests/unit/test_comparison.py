@@ -76,6 +76,24 @@ def test_what_is_known_of_the_champion_sharpens_the_bounds() -> None:
     assert difference(known._replace(champion_rest=None), 0.05).upper > 0.0
 
 
+def test_a_delta_outside_its_bounds_has_a_reason() -> None:
+    # Won where it could be, and the rest leaves nothing to win.
+    known = SlicePrefix(scores_of(4, 2), (0.0, 0.0), (1.0, 1.0), champion_rest=(1.0, 1.0))
+    line = difference(known, 0.05)
+    assert line.delta == 1.0 > 0.5 >= line.upper
+    assert line.champion_rest_known
+    assert not difference(known._replace(champion_rest=None), 0.05).champion_rest_known
+
+
+@pytest.mark.parametrize("clusters", [None, ("a", "a", "b")])
+def test_what_is_all_the_same_says_nothing_of_other_items(clusters: tuple[str, ...] | None) -> None:
+    ties = pair([0.3, 1, 0], [0.3, 1, 0], 9)._replace(clusters=clusters)
+    assert difference(ties, 0.05).standard_error is None
+    assert adapter_mean(ties, 0.05).standard_error is not None
+    same = pair([], [0.3, 0.3, 0.3], 9)._replace(clusters=clusters)
+    assert adapter_mean(same, 0.05).standard_error is None
+
+
 def test_clusters_move_together() -> None:
     prefix = pair([0, 0, 0, 0], [1, 1, 0, 0], 8)._replace(clusters=("a", "a", "b", "b"))
     line = difference(prefix, 0.05)

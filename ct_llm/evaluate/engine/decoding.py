@@ -2,13 +2,18 @@
 
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
+from lm_eval.models.utils import (
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
 
 from ct_llm.evaluate.engine.decode_loop import Prompt, decode
 from ct_llm.evaluate.engine.generation_settings import (
@@ -18,6 +23,7 @@ from ct_llm.evaluate.engine.generation_settings import (
 )
 from ct_llm.evaluate.engine.memory import RowLimit, in_batches
 from ct_llm.evaluate.engine.sampling import draws, sample_names, warpers
+from ct_llm.evaluate.engine.shared_forward import CHANGING_ROPE
 from ct_llm.evaluate.engine.stacked_lora import StackedLora
 from ct_llm.evaluate.engine.stop_strings import stop_strings
 from ct_llm.records import Side
@@ -61,7 +67,8 @@ def generate(
     if others:
         for side in sides:
             with stacked.rows((side,), (1,)):
-                for index, text in zip(others, _by_lm_eval(lm, requests, others), strict=True):
+                found = _by_lm_eval(lm, requests, others, limit)
+                for index, text in zip(others, found, strict=True):
                     texts[side][index] = text
     return texts
 
@@ -165,22 +172,61 @@ def _shown(lm: Any, tokens: list[int], stops: Sequence[str]) -> str:
     return postprocess_generated_text(text, list(stops), think_end)
 
 
-def _by_lm_eval(lm: Any, requests: Sequence[Instance], chosen: Sequence[int]) -> list[str]:
+def _by_lm_eval(
+    lm: Any, requests: Sequence[Instance], chosen: Sequence[int], limit: RowLimit
+) -> list[str]:
     """lm-eval's own texts; alone, and from a seed of its own, where they would depend on others."""
     names = sample_names(requests)
     texts: dict[int, str] = {}
-    together = [i for i in chosen if not _depends_on_batch(lm, requests[i].arguments[1])]
-    if together:
-        answers = lm.generate_until([requests[index] for index in together], disable_tqdm=True)
+    changing = _changing_rope(lm.model)
+    # lm-eval's batches hold requests with the same settings.
+    batches: dict[str, list[int]] = defaultdict(list)
+    for index in chosen:
+        gen_kwargs = requests[index].arguments[1]
+        if not changing and not _depends_on_batch(lm, gen_kwargs):
+            batches[repr(gen_kwargs)].append(index)
+    for together in batches.values():
+        answers = in_batches(
+            limit,
+            [requests[index] for index in together],
+            lambda part: lm.generate_until(list(part), disable_tqdm=True),
+            length=lambda request: _length(lm, request),
+            copies=1,
+        )
         texts.update(zip(together, answers, strict=True))
     for index in chosen:
         if index not in texts:
+            if changing:
+                _reset_rope(lm)
             seed = int.from_bytes(hashlib.sha256(names[index].encode()).digest()[:4])
             devices = [lm.device] if lm.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 torch.manual_seed(seed)
                 texts[index] = lm.generate_until([requests[index]], disable_tqdm=True)[0]
     return [texts[index] for index in chosen]
+
+
+def _length(lm: Any, request: Instance) -> int:
+    """Tokens of a request's row once its text is complete, at most."""
+    context, gen_kwargs = request.arguments
+    try:
+        settings: dict[str, Any] = dict(normalize_gen_kwargs(dict(gen_kwargs), lm.max_gen_toks))
+        more = int(settings["max_gen_toks"])
+    except (TypeError, ValueError):
+        more = lm.max_gen_toks  # lm-eval will say what is wrong
+    return min(len(lm.tok_encode(context)) + more, lm.max_length)
+
+
+def _changing_rope(model: Any) -> bool:
+    """Whether rotary embeddings depend on the longest row of the batch."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return any(kind in str(rope) for kind in CHANGING_ROPE)
+
+
+def _reset_rope(lm: Any) -> None:
+    """Dynamic scaling keeps that of the longest row so far, until a pass is short."""
+    with torch.inference_mode():
+        lm.model(torch.zeros(1, 1, dtype=torch.long, device=lm.device), use_cache=False)
 
 
 def _depends_on_batch(lm: Any, gen_kwargs: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ct_llm.config import BaseModelConfig, EvaluateConfig
-from ct_llm.errors import AdapterError, InputError
+from ct_llm.errors import AdapterError, ConfigError, InputError
 from ct_llm.hub.client import BaseModelFolder
 from ct_llm.records import Side
 
@@ -68,6 +68,7 @@ def open_engine(
     that cannot be loaded, ConfigError for an engine that is not installed, StepFailedError for a
     device without room.
     """
+    _check_device(config.device)
     if config.engine == "vllm":
         from ct_llm.evaluate.engine.vllm_engine import VLLMEngine
 
@@ -77,6 +78,21 @@ def open_engine(
     return HFEngine.open(
         base, base_config, adapters, device=config.device, batch_size=config.batch_size
     )
+
+
+def _check_device(name: str) -> None:
+    """Raises ConfigError for a device that this machine has not."""
+    import torch
+
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(
+            f"evaluate.device: {name} is not here: torch {torch.__version__} finds {found} CUDA "
+            f"device{'s' * (found != 1)}. Take auto or cpu, or install a torch for this GPU."
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("evaluate.device: mps is not available here. Take auto or cpu.")
 
 
 def check_task(task: "EvalTask", tokenizer: Any, lm: Any) -> None:

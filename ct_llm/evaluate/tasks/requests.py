@@ -11,7 +11,8 @@ and `api/task.py`). An evaluation may stop early, so nothing is built for an ite
   theirs are the same either way.
 
 Graders that draw from chance are the one exception: lm-eval's go on from wherever the ones before
-left that state, ours begin from a seed of the item's own, for every side the same.
+left that state, ours begin from a seed of the item's own, for every side the same. That state is one
+for all threads: whatever sets or watches it (all but `score_beside_others`) is for one at a time.
 """
 
 import copy
@@ -56,6 +57,7 @@ _PER_RESPONSE = tuple(
 """Modules of filters that look at one item's responses and nothing else."""
 _CHECKED_TOGETHER = 8
 """Items whose filter is also run beside another item's, for filters from elsewhere."""
+_CLUSTER_CHARS = 16
 
 
 class TaskRequests:
@@ -78,6 +80,7 @@ class TaskRequests:
         self._fewshot: list[Sequence[Any]] | None = None
         self._together: list[Instance] = []
         self._num_together = 0
+        self._grader_draws = False
         self._check_clusters()
         with quiet(), _random_state_kept():
             self._begin()
@@ -97,12 +100,20 @@ class TaskRequests:
         return sha256(text.encode()).hexdigest()
 
     def cluster(self, item_id: str) -> str | None:
-        """What items with one passage share; none where the task names no field, or it is null."""
+        """A label that items with one passage share; none without a field, or where it is null.
+
+        A digest, not the value: the field may hold the passage itself, and labels go to the Hub with
+        every verdict's evidence, also where no text may leave this machine. Who has the passage can
+        tell that it is the one; nobody can read it from the label. Equal are values that print alike.
+        """
         field = self.task.config.clusters
         if field is None:
             return None
         value = self.documents[self._position[item_id]][field]
-        return None if value is None else str(value)
+        if value is None:
+            return None
+        # Half a surrogate pair, which strict UTF-8 refuses, is a difference like any other.
+        return sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()[:_CLUSTER_CHARS]
 
     def score(self, item_id: str, responses: Sequence[Response]) -> Scored:
         """lm-eval's filters and grader on one item. responses: in the order of `of(item_id)`.
@@ -111,11 +122,40 @@ class TaskRequests:
         one finite number in the suite's range, or a custom filter gives the item another answer once
         it sees other items too. A grader that keeps state between items cannot be noticed.
         """
-        requests = self._with_responses(item_id, responses)
-        document = copy.deepcopy(self.documents[self._position[item_id]])
-        with quiet(), no_downloads(), _random_state_kept():
+        requests = self._requests(item_id)
+        with _random_state_kept():
             random.seed(item_id)
             np.random.seed(int.from_bytes(sha256(item_id.encode()).digest()[:4]))
+            before = _random_state(self.task.task)
+            scored = self._score(item_id, requests, responses)
+            self._grader_draws |= _random_state(self.task.task) != before
+        return scored
+
+    def score_beside_others(self, item_id: str, responses: Sequence[Response]) -> Scored | None:
+        """The same while other threads do the same; None where chance may have had a part in it.
+
+        Then `score` must say it, once the other threads are done. For an item that was asked already;
+        in the meantime nobody may build prompts, or call `score` of any task. Raises as `score`.
+        """
+        if self._grader_draws:
+            return None
+        # Nobody seeds or restores the state meanwhile, so it moves for one reason: somebody drew. It
+        # may have been another thread's grader, which `score` finds out.
+        before = _random_state(self.task.task)
+        try:
+            scored = self._score(item_id, self._built[self._position[item_id]], responses)
+        except CtError:
+            if _random_state(self.task.task) == before:
+                raise
+            return None
+        return scored if _random_state(self.task.task) == before else None
+
+    def _score(
+        self, item_id: str, built: Sequence[Instance], responses: Sequence[Response]
+    ) -> Scored:
+        requests = _with_responses(item_id, built, responses)
+        document = copy.deepcopy(self.documents[self._position[item_id]])
+        with quiet(), no_downloads():
             try:
                 self._filter(requests)
                 requests.sort(key=lambda request: request.idx)  # as lm-eval hands them to graders
@@ -239,16 +279,6 @@ class TaskRequests:
 
     # ------------------------------------------------------------ scoring
 
-    def _with_responses(self, item_id: str, responses: Sequence[Response]) -> list[Instance]:
-        requests = [_copy(request) for request in self._requests(item_id)]
-        wanted = sum(request.repeats or 1 for request in requests)
-        if len(responses) != wanted:
-            raise ValueError(f"{item_id}: {len(responses)} responses to {wanted} requests")
-        given = iter(responses)
-        for request in requests:
-            request.resps = [next(given) for _ in range(request.repeats or 1)]
-        return requests
-
     def _filter(self, requests: list[Instance]) -> None:
         name = self.task.config.filter
         pipelines = {pipeline.name: pipeline for pipeline in self.task.task._filters}
@@ -260,12 +290,13 @@ class TaskRequests:
         pipeline.apply(requests)
         if self._num_together >= _CHECKED_TOGETHER or all(map(_per_response, pipeline.filters)):
             return
-        if self._together:
-            both = [_copy(request) for request in [*self._together, *requests]]
-            for new, old in zip(both, [*self._together, *requests], strict=True):
+        # Read once: another thread may put its own item there meanwhile.
+        if other := self._together:
+            both = [_copy(request) for request in [*other, *requests]]
+            for new, old in zip(both, [*other, *requests], strict=True):
                 new.resps = copy.deepcopy(old.resps)
             pipeline.apply(both)
-            alone = [r.filtered_resps[name] for r in [*self._together, *requests]]
+            alone = [r.filtered_resps[name] for r in [*other, *requests]]
             if [r.filtered_resps[name] for r in both] != alone:
                 raise InputError(
                     f"task {self.task.name}: filter {name!r} gives an item another answer when it sees "
@@ -294,6 +325,19 @@ def _copy(request: Instance) -> Instance:
     return dataclasses.replace(
         request, arguments=copy.deepcopy(request.arguments), resps=[], filtered_resps={}
     )
+
+
+def _with_responses(
+    item_id: str, built: Sequence[Instance], responses: Sequence[Response]
+) -> list[Instance]:
+    requests = [_copy(request) for request in built]
+    wanted = sum(request.repeats or 1 for request in requests)
+    if len(responses) != wanted:
+        raise ValueError(f"{item_id}: {len(responses)} responses to {wanted} requests")
+    given = iter(responses)
+    for request in requests:
+        request.resps = [next(given) for _ in range(request.repeats or 1)]
+    return requests
 
 
 def _per_response(component: Any) -> bool:

@@ -35,8 +35,8 @@ def read_sample(
     """One item's outcome, by the metric that the suite names.
 
     Raises InputError, naming task and metric, when the metric does not exist, is not one number per
-    item (f1, perplexity, ...: lm-eval makes them of all items at once), is NaN, or lies outside
-    [score_low, score_high].
+    item (f1, perplexity, ...: lm-eval makes them of all items at once), is NaN, lies outside
+    [score_low, score_high] or is no multiple of score_step.
     """
     return Scored(
         score=_score(task, identity, sample, config.metric, suite),
@@ -67,7 +67,16 @@ def _score(task: str, identity: str, sample: Sample, metric: str, suite: Suite) 
             f"task {task}: item {identity}: metric {metric!r} is {score:g}, outside "
             f"[{suite.score_low:g}, {suite.score_high:g}]. Set score_low and score_high in the suite."
         )
+    if suite.score_step is not None and _off_step(score, suite.score_step):
+        raise InputError(
+            f"task {task}: item {identity}: metric {metric!r} is {score:g}, no multiple of the suite's "
+            f"score_step {suite.score_step:g}. Correct it, or leave it out."
+        )
     return score
+
+
+def _off_step(score: float, step: float) -> bool:
+    return abs(score - round(score / step) * step) > 1e-9
 
 
 def _prompt(sample: Sample) -> str:

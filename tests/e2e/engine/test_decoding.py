@@ -1,5 +1,7 @@
 """The decode loop gives lm-eval's own texts: HFLM.generate_until is the reference, side by side."""
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -337,6 +339,75 @@ def test_a_lack_of_memory_halves_the_batch_and_loses_nothing(
     room = 1
     with pytest.raises(StepFailedError):
         demo.ours(requests)
+
+
+def test_a_lack_of_memory_in_lm_evals_own_loop_halves_the_batch_too(
+    demo: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = ask(
+        contexts(demo), {**GREEDY, "repetition_penalty": 1.5}, {**GREEDY, "num_beams": 2}
+    )
+    expected = demo.ours(requests)
+    own = demo.lm.generate_until
+    sizes: list[int] = []
+
+    def small(part: list[Instance], **kwargs: Any) -> list[str]:
+        sizes.append(len(part))
+        if len(part) > room:
+            raise torch.OutOfMemoryError("no room")
+        return own(part, **kwargs)
+
+    monkeypatch.setattr(demo.lm, "generate_until", small)
+    room = 2
+    assert demo.ours(requests) == expected
+    assert sizes[:3] == [4, 2, 2]
+    room = 0
+    with pytest.raises(StepFailedError, match="single item"):
+        demo.ours(requests[:1])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rope_that_changes_with_length_is_asked_one_at_a_time(tmp_path: Path, kind: str) -> None:
+    """Neither what is in the same batch nor what came before may change a text."""
+    folder = _with_changing_rope(tmp_path / "base", kind)
+
+    def world() -> World:
+        made = make_world(folder)
+        made.stacked.plain_attention = False  # as `likelihoods.plain_attention` finds
+        made.lm._max_length = 200
+        return made
+
+    asked = world()
+    requests = ask(contexts(asked), {**GREEDY, "max_gen_toks": 8})
+    lengths = [len(asked.tokenizer.encode(request.arguments[0])) for request in requests]
+    assert min(lengths) < ORIGINAL_LENGTH < sorted(lengths)[-3]
+    together = asked.ours(requests)
+    backwards = asked.ours(requests[::-1])
+    assert {side: texts[::-1] for side, texts in backwards.items()} == together
+    for index in (lengths.index(min(lengths)), lengths.index(sorted(lengths)[-3])):
+        for side in SIDES[:2]:
+            alone = world().lm_evals([requests[index]], [side], max_length=200)
+            assert alone[side] == [together[side][index]], (lengths[index], side)
+    batched = world().lm_evals(requests, batch_size=8, max_length=200)
+    assert batched != together, "a batch must make a difference here"
+
+
+ORIGINAL_LENGTH = 18
+
+
+def _with_changing_rope(folder: Path, kind: str) -> Path:
+    shutil.copytree(DEMO.folder, folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 8.0}
+    if kind == "longrope":
+        rope["original_max_position_embeddings"] = ORIGINAL_LENGTH
+        half = config["head_dim"] // 2
+        rope |= {"short_factor": [1.0] * half, "long_factor": [8.0] * half}
+    else:
+        config["max_position_embeddings"] = ORIGINAL_LENGTH
+    path.write_text(json.dumps({**config, "rope_parameters": rope}))
+    return folder
 
 
 # --- sampling ---

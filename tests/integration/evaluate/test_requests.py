@@ -2,11 +2,15 @@
 
 import copy
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from lm_eval.api.instance import Instance
@@ -16,8 +20,12 @@ from lm_eval.evaluator import evaluate
 
 from ct_llm.config import Suite, TaskConfig
 from ct_llm.errors import InputError
+from ct_llm.evaluate.batch import BatchScorer
+from ct_llm.evaluate.ranks import Ranks
+from ct_llm.evaluate.slices import EvalSlice
 from ct_llm.evaluate.tasks.requests import Response, TaskRequests
 from ct_llm.evaluate.tasks.tasks import EvalTask
+from ct_llm.records import OrderedItem, Side
 
 NUM_DOCS = 12
 WORDS = ("red", "green", "blue", "7", "-3", "42.")
@@ -370,10 +378,27 @@ def test_a_perplexity_is_no_score_of_an_item() -> None:
 def test_clusters_are_a_field_of_the_document() -> None:
     task, suite = _task(GENERATE, clusters="passage")
     requests = TaskRequests(task, suite, MadeUpModel())
-    assert [requests.cluster(item) for item in requests.item_ids[:5]] == [None, "0", "0", "1", "1"]
+    labels = [requests.cluster(item) for item in requests.item_ids]
+    # Nothing of the value is in its label, which goes to the Hub; the digest is the same everywhere.
+    assert labels[0] is None and labels[1] == sha256(b"0").hexdigest()[:16]
+    names = dict.fromkeys(labels[1:])
+    assert [list(names).index(label) for label in labels[1:]] == [
+        n // 3 for n in range(1, NUM_DOCS)
+    ]
     task, suite = _task(GENERATE, clusters="chapter")
     with pytest.raises(InputError, match="clusters: document 0 has no field 'chapter'"):
         TaskRequests(task, suite, MadeUpModel())
+
+
+def test_any_value_makes_a_cluster() -> None:
+    task, suite = _task(GENERATE, clusters="passage")
+    requests = TaskRequests(task, suite, MadeUpModel())
+    values = ["half \ud83d", "half ?", "", ["a", 1], {"a": 1}, 1, "1"]
+    for number, value in enumerate(values):
+        requests.documents[number] = {"passage": value}
+    labels = [requests.cluster(item) for item in requests.item_ids[: len(values)]]
+    assert len(set(labels)) == len(values) - 1 and labels[-1] == labels[-2]
+    assert {len(label or "") for label in labels} == {16}
 
 
 def test_examples_that_are_not_there() -> None:
@@ -397,3 +422,95 @@ def test_a_grader_that_guesses_guesses_alike_for_every_side() -> None:
     assert first == again[::-1]
     assert set(first) == {0.0, 1.0}
     assert random.getstate() == state
+
+
+# ---------------------------------------------------------------- graders in threads
+
+
+def _draws_slowly(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """As a grader that waits for a sandbox between two draws, so that others come in between."""
+    first = random.random()
+    time.sleep(0.003)
+    return {"guess": float((first + np.random.random() + random.random()) % 1)}
+
+
+def _draws_and_fails(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    time.sleep(0.001)
+    if random.random() < 0.5 and threading.current_thread() is not threading.main_thread():
+        raise ValueError("by chance")
+    return {"guess": 1.0}
+
+
+class _SlowEngine:
+    """Answers after the graders of the share before have begun."""
+
+    def respond(
+        self, requests: Sequence[Instance], sides: Sequence[Side]
+    ) -> dict[Side, list[Response]]:
+        time.sleep(0.003)
+        return {side: _respond(MadeUpModel(), requests) for side in sides}
+
+
+def _guessing(grader: Callable[..., Any]) -> TaskRequests:
+    metric = {"metric": "guess", "aggregation": "mean", "higher_is_better": True}
+    task, suite = _task({**GENERATE, "process_results": grader, "metric_list": [metric]}, "guess")
+    return TaskRequests(task, suite, MadeUpModel())
+
+
+def _in_threads(requests: TaskRequests) -> list[float]:
+    engine: Any = _SlowEngine()
+    suite = requests.suite.model_copy(update={"executes_code": True})
+    part = EvalSlice(suite, {"made_up": requests}, ("champion",))
+    items = [OrderedItem("s", name, "made_up") for name in requests.item_ids]
+    found = BatchScorer({"s": part}, engine, {}, Ranks(), 3).score(items)
+    return [found["s", name]["champion"].score for name in requests.item_ids]
+
+
+def test_graders_that_draw_in_threads_draw_as_they_do_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ct_llm.evaluate.batch._num_threads", lambda _: 6)
+    alone = _guessing(_draws_slowly)
+    expected = [alone.score(name, ["red"]).score for name in alone.item_ids]
+    assert len(set(expected)) == NUM_DOCS
+
+    def drew(self: TaskRequests) -> None:
+        raise AssertionError("no prompt of this task draws")
+
+    monkeypatch.setattr(TaskRequests, "_build_all", drew)
+    requests = _guessing(_draws_slowly)
+    assert _in_threads(requests) == expected
+    assert _in_threads(requests) == expected, "now it is known that it draws"
+
+
+def test_what_chance_broke_in_a_thread_is_graded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ct_llm.evaluate.batch._num_threads", lambda _: 6)
+    assert _in_threads(_guessing(_draws_and_fails)) == [1.0] * NUM_DOCS
+    with pytest.raises(InputError, match="could not be graded: KeyError"):
+        _in_threads(_guessing(_breaks))
+
+
+def test_a_grader_beside_one_that_draws_is_no_such_grader() -> None:
+    plain, drawing = _guessing(lambda doc, results: {"guess": 1.0}), _guessing(_draws_slowly)
+    name = plain.item_ids[0]
+    for requests in (plain, drawing):
+        requests.of(name)
+    begun = threading.Event()
+
+    def waits(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+        begun.set()
+        time.sleep(0.05)
+        return {"guess": 1.0}
+
+    waiting = _guessing(waits)
+    waiting.of(name)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(waiting.score_beside_others, name, ["red"])
+        begun.wait(timeout=60)
+        assert drawing.score_beside_others(name, ["red"]) is None
+    assert beside.result() is None, "something moved, and who it was nobody knows yet"
+    for requests in (waiting, drawing):
+        requests.score(name, ["red"])
+    assert waiting.score_beside_others(name, ["red"]) is not None
+    assert drawing.score_beside_others(name, ["red"]) is None
+    assert plain.score_beside_others(name, ["red"]) == plain.score(name, ["red"])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from ct_llm.digests import adapter_digest, file_sha256
 from ct_llm.errors import ConfigError, InputError, SecurityError
 from ct_llm.evaluate.score_store import LocalScores, adapter_key
 from ct_llm.evaluate.scores import write_items, write_scores
-from ct_llm.evaluation import EVIDENCE
-from ct_llm.gate.evidence import read_evidence, recompute
+from ct_llm.evaluation import EVIDENCE, gate_cycle_files, gate_digest
+from ct_llm.gate.evidence import read_evidence, recompute, write_evidence
 from ct_llm.hub import ledger
 from ct_llm.hub.adapter_repo import read_head, read_versions
 from ct_llm.hub.anchor import find_anchor
@@ -76,6 +77,7 @@ def evaluated(cycle: Cycle, newest: int = 50, **more: Any) -> EvalResult:
         "challenger_digest": adapter_digest(folder / "adapter"),
         "champion_revision": champion.revision if champion else None,
         "base_revision": "b" * 40,
+        "gate_digest": gate_digest(cycle.config.gate.model_copy(update={"target": "newest"})),
     }
     result = result.model_copy(update=fields | more)
     cycle.dir.step(
@@ -262,6 +264,22 @@ def test_an_anchor_of_another_base_is_said(world: World) -> None:
 # ---------------------------------------------------------------- commands
 
 
+def test_another_gate_than_the_one_that_stopped_decides_nothing(world: World) -> None:
+    """Or whoever saw the scores could choose alpha by them."""
+    cycle = cycle_of(world, 1)
+    evaluated(cycle)
+    looser = cycle.config.model_copy(update={"gate": GateConfig(alpha=0.4)})
+    with pytest.raises(InputError, match="until another gate was sure"):
+        Cycle(looser, cycle.dir, world.api, lambda _: None).gate()
+    assert cycle.dir.record("gate") is None
+    more = cycle.config.model_copy(update={"gate": GateConfig(num_damaged_items=3)})
+    assert Cycle(more, cycle.dir, world.api, lambda _: None).gate().verdict == "promote"
+    # What it would have said may be asked.
+    result = cycle.dir.output("evaluate", EvalResult)
+    what_if = gate_cycle_files(GateConfig(target="newest", alpha=0.4), result, cycle.dir.path)
+    assert what_if.alpha == 0.4
+
+
 def test_gate_dry_run_says_what_is_asked_and_writes_nothing(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +332,29 @@ def test_recheck_sees_another_cycles_evidence(
     )
     assert by_this_client("c1") == 40
     assert "not the one in the ledger's entry" in json.loads(capsys.readouterr().out)["problem"]
+
+
+def test_recheck_compares_what_decides_and_says_a_difference_once(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another version may word a verdict otherwise; it may not find another one."""
+    folder = through(world, 1).dir
+    made = read_evidence(folder.path / EVIDENCE)
+    record = json.loads((folder.path / "gate.json").read_text())
+
+    def rechecked(**fields: Any) -> tuple[int, str]:
+        changed = made.decision.model_copy(update=fields)
+        write_evidence(folder.path / EVIDENCE, replace(made, decision=changed))
+        output = record["output"] | changed.model_dump(mode="json")
+        (folder.path / "gate.json").write_text(json.dumps(record | {"output": output}))
+        code = recheck.recheck(str(folder.path), folder.path, [], as_json=False)
+        return code, capsys.readouterr().out
+
+    code, said = rechecked(sentence="In older words.", overall_challenger_mean=0.0)
+    assert code == 0 and said.splitlines()[1] == made.decision.sentence
+    code, said = rechecked(verdict="reject")
+    assert code == 40 and said.count("follow") == said.count(str(folder.path)) == 1
+    assert "verdict is 'reject' in the decision, but 'promote' by the scores" in said
 
 
 def test_recheck_of_a_folder_without_a_verdict(

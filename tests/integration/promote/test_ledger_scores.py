@@ -115,6 +115,7 @@ def test_without_a_repo_the_disk_alone_is_asked(world: World, network: Network) 
         # Under a name that is the same as far as it goes.
         score_file(ADAPTER[:-1] + "9", CONTEXTS[0], some(9)),
         score_file(ADAPTER, CONTEXTS[0][:-1] + "9", some(9)),
+        score_file(ADAPTER, CONTEXTS[0], {**some(9), "k": KnownScore(float("nan"), "x")}),
     ],
 )
 def test_a_file_that_is_none_is_a_missing_one_and_is_replaced(world: World, content: bytes) -> None:
@@ -126,6 +127,7 @@ def test_a_file_that_is_none_is_a_missing_one_and_is_replaced(world: World, cont
         revision=ledger.BRANCH,
     )
     assert machine(world, "one").read(ADAPTER, CONTEXTS[0]) == {}
+    assert not LocalScores(world.folder / "one").path(ADAPTER, CONTEXTS[0]).exists()
     enter(world, {(ADAPTER, CONTEXTS[0]): some(2)}, "c2")
     assert machine(world, "two").read(ADAPTER, CONTEXTS[0]) == some(2)
 

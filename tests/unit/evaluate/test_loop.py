@@ -1,6 +1,7 @@
 """The loop and what it scores with, on tasks and an engine that are easily understood."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,9 @@ class Task:
     def score(self, item_id: str, responses: Sequence[Any]) -> SimpleNamespace:
         self.threads.add(threading.current_thread().name)
         return SimpleNamespace(score=self.grade(responses), output=f"says {responses}")
+
+    def score_beside_others(self, item_id: str, responses: Sequence[Any]) -> SimpleNamespace | None:
+        return self.score(item_id, responses)
 
 
 class Engine:
@@ -246,6 +250,37 @@ def test_code_is_graded_in_threads_and_everything_else_is_not(tmp_path: Path) ->
     assert plain.tasks["chat"].threads == {main}
     assert code.tasks["chat"].threads
     assert main not in code.tasks["chat"].threads
+
+
+def test_prompts_and_what_draws_have_their_turns_without_threads(tmp_path: Path) -> None:
+    """The random state is one for all threads: nothing that sets or watches it runs beside any."""
+    beside: set[str] = set()
+
+    class Drawing(Task):
+        def of(self, item_id: str) -> list[Request]:
+            beside.update(_pool_threads())
+            return super().of(item_id)
+
+        def score(self, item_id: str, responses: Sequence[Any]) -> SimpleNamespace:
+            beside.update(_pool_threads())
+            return super().score(item_id, responses)
+
+        def score_beside_others(self, item_id: str, responses: Sequence[Any]) -> None:
+            time.sleep(0.002)
+
+    evaluation = Evaluation(tmp_path / "1", executes_code=True, batch_items=70, schedule="pooled")
+    tasks = {name: Drawing(name, size) for name, size in SIZES.items()}
+    slices = {name: _slice(task, executes_code=name == "coding") for name, task in tasks.items()}
+    engine: Any = Engine()
+    scores = BatchScorer(slices, engine, {}, Ranks(), 16).score(evaluation.items)
+    evaluation.loop.run()
+    assert scores == evaluation.loop.scores
+    assert {t for task in tasks.values() for t in task.threads} == {threading.main_thread().name}
+    assert not beside
+
+
+def _pool_threads() -> set[str]:
+    return {t.name for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")}
 
 
 class ThreadRanks(Ranks):

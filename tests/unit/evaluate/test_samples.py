@@ -46,6 +46,14 @@ def test_what_is_no_score_is_refused(value: Any, complaint: str) -> None:
         _read(_sample(value))
 
 
+def test_a_score_off_the_declared_step_is_refused() -> None:
+    thirds = SUITE.model_copy(update={"score_step": 1 / 3})
+    config = TaskConfig(task="t", metric="acc")
+    assert read_sample("t", "t/0/ab", _sample(2 / 3), config, thirds).score == 2 / 3
+    with pytest.raises(InputError, match=r"0\.5, no multiple of the suite's score_step 0\.333333"):
+        read_sample("t", "t/0/ab", _sample(0.5), config, thirds)
+
+
 def test_a_missing_metric_names_those_that_exist() -> None:
     with pytest.raises(InputError, match=r"no metric 'f1' per item\. It has: acc"):
         _read(_sample(1.0), metric="f1")

@@ -75,6 +75,18 @@ def test_half_a_character_does_not_stop_a_write(store: LocalScores) -> None:
     assert store.read(ADAPTER, CONTEXT) == {"k": KnownScore(1.0, "half ?")}
 
 
+def test_half_a_character_in_a_name_is_found_again(store: LocalScores) -> None:
+    half, whole = item_key("half \ud83d/0/1", "f" * 64), item_key("\N{SNOWMAN}/0/1", "f" * 64)
+    scores = {half: KnownScore(1.0, "a"), whole: KnownScore(0.0, "b")}
+    store.write(ADAPTER, CONTEXT, scores)
+    assert store.read(ADAPTER, CONTEXT) == scores
+    # Whoever made the key without item_key: no key is better than no file.
+    raw = score_file(ADAPTER, CONTEXT, {"half \ud83d": KnownScore(1.0, ""), **SCORES})
+    found = parse_score_file(raw, ADAPTER, CONTEXT)
+    assert found is not None and found == {"half ?": KnownScore(1.0, ""), **SCORES}
+    assert score_file(ADAPTER, CONTEXT, found) == raw
+
+
 def test_the_same_scores_are_the_same_bytes() -> None:
     shuffled = dict(reversed(SCORES.items()))
     assert score_file(ADAPTER, CONTEXT, SCORES) == score_file(ADAPTER, CONTEXT, shuffled)
@@ -112,6 +124,13 @@ def test_a_moved_file_says_whose_it_is(store: LocalScores) -> None:
         {"key": ["k"], "score": [None], "output": ["x"]},
         {"key": ["k"], "score": ["1"], "output": ["x"]},
         {"key": [None], "score": [1.0], "output": ["x"]},
+        {"key": [["k"]], "score": [1.0], "output": ["x"]},
+        {"key": [{"k": 1}], "score": [1.0], "output": ["x"]},
+        {"key": [b"k"], "score": [1.0], "output": ["x"]},
+        {"key": ["k"], "score": [[1.0]], "output": ["x"]},
+        {"key": ["k"], "score": [1], "output": ["x"]},
+        {"key": ["k"], "score": [1.0], "output": [{"x": "y"}]},
+        {"key": ["k"], "score": [1.0], "output": ["x"], "more": ["y"]},
     ],
 )
 def test_other_columns_are_no_scores(tmp_path: Path, columns: dict[str, list[object]]) -> None:
@@ -120,3 +139,13 @@ def test_other_columns_are_no_scores(tmp_path: Path, columns: dict[str, list[obj
     )
     pq.write_table(table, tmp_path / "odd.parquet")
     assert parse_score_file((tmp_path / "odd.parquet").read_bytes(), ADAPTER, CONTEXT) is None
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_is_damage(store: LocalScores, score: float) -> None:
+    content = score_file(ADAPTER, CONTEXT, {**SCORES, "k": KnownScore(score, "x")})
+    assert parse_score_file(content, ADAPTER, CONTEXT) is None
+    store.path(ADAPTER, CONTEXT).parent.mkdir(parents=True)
+    store.path(ADAPTER, CONTEXT).write_bytes(content)
+    store.write(ADAPTER, CONTEXT, SCORES)
+    assert store.read(ADAPTER, CONTEXT) == SCORES, "written anew"

@@ -46,6 +46,13 @@ def test_a_task_is_named_once(tmp_path: Path) -> None:
         load_suites(EvaluateConfig(suites=[name]), tmp_path)
 
 
+def test_a_floor_is_a_score(tmp_path: Path) -> None:
+    name = _suite(tmp_path, "own.yaml", "own")
+    (tmp_path / name).write_text((tmp_path / name).read_text() + "floor: 30\n")
+    with pytest.raises(ConfigError, match=r"floor 30 is no score from 0 to 1 \(30 % is 0\.30\)"):
+        load_suites(EvaluateConfig(suites=[name]), tmp_path)
+
+
 def test_identity_is_content_not_place(tmp_path: Path) -> None:
     identities = []
     for place in ("here", "there"):

@@ -64,10 +64,20 @@ def test_rejects_a_broken_slice_although_the_mean_rose():
     assert decision.verdict == "reject"
     assert decision.sentence == (
         "Rejected: coding fell by 18.3 points, more than the 5.0 points allowed, although the mean "
-        "of the slices rose by 6.1 points."
+        "of guards rose by 6.1 points."
     )
     assert decision.overall_champion_mean == pytest.approx((36 + 18 + 30) / 180)
     assert decision.overall_challenger_mean == pytest.approx((25 + 40 + 30) / 180)
+
+
+@pytest.mark.parametrize("target", ["pooled", "weighted"])
+def test_an_overall_target_is_the_only_mean_that_is_said(target: str):
+    slices = {"coding": right_wrong(36, 25), "chat": right_wrong(18, 40), "newest": BETTER}
+    decision = gate(GateConfig(target=target), *evaluation(slices))
+    assert decision.overall_champion_mean is not None
+    assert decision.sentence == (
+        "Rejected: coding fell by 18.3 points, more than the 5.0 points allowed."
+    )
     coding = by_name(decision)["coding"]
     assert (coding.state, coding.wins, coding.losses, coding.ties) == ("FAIL", 0, 11, 49)
     assert coding.sentence == (

@@ -140,8 +140,10 @@ def test_plan_in_words():
     )
     (full,) = plan(scores("newest"), mode="full").values()
     assert plan_sentence(full) == (
-        "newest (100 items): must improve; decided by what no score to come could change."
+        "newest (100 items): must improve; every item is scored, which leaves no risk."
     )
+    (one,) = plan(scores("newest", 1), mode="full").values()
+    assert plan_sentence(one).startswith("newest (1 item): must improve;")
 
 
 # ---------------------------------------------------------------- the target's name
