@@ -175,6 +175,7 @@ class Cycle:
         return adapter
 
     def evaluate(self) -> EvalResult:
+        from ct_llm.evaluate.journal import remove_journal
         from ct_llm.evaluate.sandbox import sandbox_problem
         from ct_llm.evaluate.suite import load_suites, suite_identity
         from ct_llm.evaluation import evaluate_until_decided, gate_digest
@@ -250,6 +251,7 @@ class Cycle:
             output=EvalResult,
             run=run,
         )
+        remove_journal(self.dir.path)
         num_items = sum(part.num_items for part in result.slices)
         num_scored = sum(part.num_scored for part in result.slices)
         known = f", {result.num_from_cache:,} scores known before" * (result.num_from_cache > 0)

