@@ -28,12 +28,12 @@ from ct_llm.config_errors import nearest
 from ct_llm.cycle_dir import read_record, write_record
 from ct_llm.digests import fingerprint
 from ct_llm.errors import ConfigError, InputError, SecurityError, StorageError
+from ct_llm.evaluate.journal import remove_journal
 from ct_llm.hub.client import BaseModelFolder, fetch_base_model, hub_api
 from ct_llm.records import EvalResult, ItemScore, OrderedItem, Side, SlicePrefix
 
 if TYPE_CHECKING:
-    from ct_llm.evaluate.journal import remove_journal
-from ct_llm.evaluate.progress import EvaluateProgress
+    from ct_llm.evaluate.progress import EvaluateProgress
 
 OnProgress = Callable[["EvaluateProgress"], None]
 KeepGoing = Callable[[], bool]
