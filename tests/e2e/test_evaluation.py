@@ -8,6 +8,7 @@ import torch
 
 from ct_llm.config import BaseModelConfig, EvaluateConfig, GateConfig, NewestConfig
 from ct_llm.errors import AdapterError
+from ct_llm.evaluate.journal import remove_journal
 from ct_llm.evaluate.progress import EvaluateProgress
 from ct_llm.evaluation import ScoresAt, evaluate_until_decided, gate_cycle_files
 from ct_llm.records import EvalResult, Side
@@ -79,6 +80,9 @@ def test_a_pooled_target_is_drawn_from_all_slices_until_it_is_decided(
     assert [v.slice for v in decision.slices if v.role == "target"] == ["pooled"]
     assert decision.verdict in ("promote", "reject"), "it went on until it was decided"
 
+    again = evaluate(tmp_path, tasks, adapters)
+    assert again.num_from_cache == 0, "the result was not on record yet, so it is the same one"
+    remove_journal(tmp_path)
     known = evaluate(tmp_path, tasks, adapters)
     assert known.num_from_cache == sum(scored), "the champion's; the challenger is asked again"
     assert known.scores_digest == result.scores_digest
