@@ -1,14 +1,24 @@
 """Cycles that end on the Hub as real ones do, without their training; and looks at what they leave."""
 
-from ct_llm.config import CTConfig, load_config
+from ct_llm.config import CTConfig, GateConfig, load_config
 from ct_llm.cycle import Cycle
 from ct_llm.cycle_dir import CycleDir, WorkDir
 from ct_llm.digests import adapter_digest
+from ct_llm.evaluation import EVIDENCE
+from ct_llm.gate.evidence import evidence_of, write_evidence
 from ct_llm.hub.adapter_repo import ensure_writable, read_head
 from ct_llm.pipeline import find_cycle, keep_state, look
-from ct_llm.records import GateDecision, PreparedData, StepName, TrainedAdapter, Verdict
+from ct_llm.records import (
+    EvalResult,
+    GateDecision,
+    PreparedData,
+    StepName,
+    TrainedAdapter,
+    Verdict,
+)
 from ct_llm.watch.watch import Watched
 from tests.loop_world import LoopWorld
+from tests.unit.gate.evaluations import evaluation, right_wrong
 from tests.unit.promote.cycle_records import decide, prepared, trained, write_adapter
 
 
@@ -30,7 +40,13 @@ def end_cycle(world: LoopWorld, verdict: Verdict = "promote") -> str:
     adapter = write_adapter(folder.path / "adapter", seed=int(request.cycle_id[1:], 16) % 2**32)
     _finished(folder, "prepare", prepared())
     _finished(folder, "train", trained(adapter))
-    _finished(folder, "gate", decide(adapter_digest(adapter), verdict))
+    champion = request.champion.revision if request.champion else None
+    decision = decide(adapter_digest(adapter), verdict, champion_revision=champion)
+    result, items, scores = evaluation({"newest": right_wrong(20, 50)})
+    _finished(folder, "evaluate", result)
+    _finished(folder, "gate", decision)
+    evidence = evidence_of(GateConfig(target="newest"), result, items, scores, decision)
+    write_evidence(folder.path / EVIDENCE, evidence)
     cycle = Cycle(config, folder, world.api, lambda _: None)
     cycle.promote()
     cycle.finish()
@@ -38,7 +54,9 @@ def end_cycle(world: LoopWorld, verdict: Verdict = "promote") -> str:
 
 
 def _finished(
-    folder: CycleDir, step: StepName, output: PreparedData | TrainedAdapter | GateDecision
+    folder: CycleDir,
+    step: StepName,
+    output: PreparedData | TrainedAdapter | EvalResult | GateDecision,
 ) -> None:
     config = folder.config().watch
     folder.step(step, config=config, inputs=[], output=type(output), run=lambda: output)
